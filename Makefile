@@ -1,0 +1,29 @@
+# Needs make and a Python >= 3.11 with venv, and nothing else; `make help` lists what there is.
+# PYTHON=/path/to/python chooses the interpreter, ARGS="..." goes to pytest or to the demo.
+
+SHELL = /bin/sh
+RUN = .venv/bin/python -m
+
+.PHONY: help demo test check clean
+.NOTPARALLEL:  # all of them share .venv
+
+help:  ## list these targets
+	@awk -F ':  ## ' '/^[a-z]+:  ## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo:  ## take the census of the Python standard library (sets everything up first)
+	@sh .ci/venv
+	@$(RUN) examples.census $(ARGS)
+
+test:  ## run the tests, on a private Redis of their own
+	@sh .ci/venv test
+	@$(RUN) pytest $(ARGS)
+
+check:  ## ruff and mypy --strict
+	@sh .ci/venv lint
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy --strict
+
+clean:  ## remove the virtual environment, caches and build leftovers
+	@rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

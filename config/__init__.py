@@ -1,0 +1,39 @@
+"""organism.yaml: its models, how it is read, and the errors of the whole project."""
+
+from config.dotted import import_dotted, make_importable
+from config.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    PermanentError,
+    Problem,
+    RegistryUnavailableError,
+    ThreadloomError,
+    TransientError,
+    place,
+)
+from config.loader import SYSTEM_NAMES, load, load_mapping, read, read_mapping
+from config.models import BackendConfig, ListenerConfig, OrganismConfig, OrganismSection
+from config.settings import Settings
+
+__all__ = [
+    "SYSTEM_NAMES",
+    "BackendConfig",
+    "BrokerUnavailableError",
+    "ConfigurationError",
+    "ListenerConfig",
+    "OrganismConfig",
+    "OrganismSection",
+    "PermanentError",
+    "Problem",
+    "RegistryUnavailableError",
+    "Settings",
+    "ThreadloomError",
+    "TransientError",
+    "import_dotted",
+    "load",
+    "load_mapping",
+    "make_importable",
+    "place",
+    "read",
+    "read_mapping",
+]

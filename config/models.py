@@ -1,0 +1,168 @@
+"""The organism file as frozen models, one per section; what each key means stands here.
+
+Every key is one that something carries out. The models check single values (`config.fields`);
+what needs the whole file, an import or the environment is `config.loader`'s.
+
+`repr` and `str` of every model mask secrets, and `sanitized` gives the same as JSON-able data.
+Attributes hold the plain values, and so does pydantic's own `model_dump`: it is not for display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+)
+
+from config import fields
+from config.secrets import described, shown
+from config.settings import Settings
+
+
+def _settings(value: object) -> Settings:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a mapping, not {described(value)}")
+    return Settings(value)
+
+
+Text = Annotated[str, PlainValidator(fields.text)]
+FilledText = Annotated[Text, AfterValidator(fields.filled)]
+Label = Annotated[Text, AfterValidator(fields.label)]
+DottedPath = Annotated[Text, AfterValidator(fields.dotted)]
+Flag = Annotated[bool, PlainValidator(fields.flag)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(fields.number)]
+Retries = Annotated[int, Field(ge=0), BeforeValidator(fields.number)]
+PositiveSeconds = Annotated[float, Field(gt=0), BeforeValidator(fields.number)]
+Seconds = Annotated[float, Field(ge=0), BeforeValidator(fields.number)]
+DottedPaths = Annotated[tuple[DottedPath, ...], BeforeValidator(fields.one_or_many)]
+
+
+class _Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, equal by their keys alone, masked."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+    def sanitized(self) -> dict[str, Any]:
+        """Return the section as JSON-able data with its secrets masked, for people to see.
+
+        What came from `${NAME}` is `${NAME}` again; passwords of URLs and everything under a
+        key like `password`, `secret` or `token` are `***`.
+        """
+        return {name: _shown(value, name) for name, value in self}
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in self:
+            yield name, value if _holds_sections(value) else shown(value, name)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and dict(self) == dict(other)
+
+
+def _holds_sections(value: object) -> bool:
+    if isinstance(value, tuple):
+        return any(isinstance(item, _Section) for item in value)
+    return isinstance(value, _Section)
+
+
+def _shown(value: object, key: str) -> Any:
+    if isinstance(value, _Section):
+        return value.sanitized()
+    if _holds_sections(value):
+        return [item.sanitized() for item in value]  # type: ignore[attr-defined]
+    return shown(value, key)
+
+
+class BackendConfig(_Section):
+    """Where threads, deliveries and context live."""
+
+    #: `memory` serves one process and ends with it
+    type: Literal["redis", "memory"] = "redis"
+    #: absent: the one that the process was given (`THREADLOOM_REDIS_URL`, or the embedded one)
+    redis_url: Annotated[Text, AfterValidator(fields.redis_url)] | None = None
+    #: begins every key, followed by the organism's name
+    redis_prefix: Annotated[Text, AfterValidator(fields.key_prefix)] = "tl:"
+    #: seconds that a conversation's rows stay after its last activity
+    redis_ttl: Count = 86_400
+
+
+class OrganismSection(_Section):
+    """The deployment as a whole."""
+
+    name: Annotated[Text, AfterValidator(fields.organism_name)]
+    #: the longest call chain
+    max_depth: Count = 50
+    #: deliveries in one conversation, which ends a loop that would never end
+    max_deliveries: Count = 10_000
+    #: bytes of one payload's XML
+    max_payload_bytes: Count = 1_048_576
+    #: `depth-first` gives deeper deliveries a higher Celery priority
+    thread_scheduling: Literal["breadth-first", "depth-first"] = "breadth-first"
+    backend: BackendConfig = BackendConfig()
+    #: Celery's own settings, under Celery's names; `to_dict()` gives them to it
+    celery: Annotated[Settings, PlainValidator(_settings), PlainSerializer(Settings.to_dict)] = (
+        Settings()
+    )
+
+
+class ListenerConfig(_Section):
+    """One named handler and its contract. Dotted paths are not imported yet."""
+
+    name: Annotated[Text, AfterValidator(fields.listener_name)]
+    #: dotted paths of the payload classes it takes; the file may give one or a list
+    payload_class: Annotated[DottedPaths, Field(min_length=1)]
+    #: dotted path of its function
+    handler: DottedPath
+    #: what it does, for agents that may call it
+    description: FilledText
+    #: whether it is told its own name and how to call its peers
+    agent: Flag = False
+    #: whom it may call; None: anybody; empty: nobody
+    peers: tuple[Text, ...] | None = None
+    #: seconds that one run of the handler may take
+    timeout_seconds: PositiveSeconds = 30.0
+    #: dotted paths of the classes it answers with; empty: not declared
+    replies: DottedPaths = ()
+    #: None: Celery's default queue
+    queue: Label | None = None
+    #: in Celery's form, such as `10/s`
+    rate_limit: Annotated[str, PlainValidator(fields.rate_limit)] | None = None
+    #: runs after the first one failed in a way that may pass
+    max_retries: Retries = 3
+    #: seconds before the first of them; it doubles with each
+    retry_backoff: Seconds = 1.0
+    #: an agent's instructions
+    prompt: Text = ""
+    #: accept damaged XML, as language models write it, and say so in the reply
+    repair: Flag = False
+
+    _position: int = PrivateAttr(default=0)
+
+    @property
+    def position(self) -> int:
+        """The listener's index in the file, for `listeners[2]` in a problem."""
+        return self._position
+
+
+class OrganismConfig(_Section):
+    """A whole organism file."""
+
+    organism: OrganismSection
+    listeners: tuple[ListenerConfig, ...]
+
+    _source: str = PrivateAttr(default="organism")
+
+    @property
+    def source(self) -> str:
+        """Where it was read: the file's path, or the name that a mapping was given."""
+        return self._source

@@ -1,0 +1,37 @@
+"""The system listeners that every organism has."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from primitives.buffer import BUFFER, BufferStart, buffer
+from primitives.sequence import SEQUENCE, JoinSettled, SequenceStart, sequence
+from routing import Listener
+from routing.payload import payload_type
+
+#: seconds a system listener may take: it only reads and writes the registry
+_TIMEOUT_S = 300.0
+
+
+def _accepts(*classes: type) -> MappingProxyType[str, object]:
+    return MappingProxyType({kind.name: kind for kind in map(payload_type, classes)})
+
+
+SYSTEM_LISTENERS: tuple[Listener, ...] = (
+    Listener(
+        name=SEQUENCE,
+        handler=sequence,
+        accepts=_accepts(SequenceStart, JoinSettled),  # type: ignore[arg-type]
+        description="Runs listeners one after another, each on the reply of the one before.",
+        timeout_s=_TIMEOUT_S,
+        system=True,
+    ),
+    Listener(
+        name=BUFFER,
+        handler=buffer,
+        accepts=_accepts(BufferStart, JoinSettled),  # type: ignore[arg-type]
+        description="Fans items out to a listener and collects the replies in order.",
+        timeout_s=_TIMEOUT_S,
+        system=True,
+    ),
+)

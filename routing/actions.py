@@ -1,0 +1,87 @@
+"""What a run of a listener asks for, before anything is decided.
+
+Handlers return `HandlerResponse`; the other actions are how the system listeners and the
+delivery shell speak to the planner. All of them are data.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from routing.faults import handler_fault
+from routing.handler import HandlerResponse
+from routing.records import JoinKind
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The run failed: tell the caller `payload`, and the operators `note`."""
+
+    payload: Any
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """Open a join and start its branches."""
+
+    kind: JoinKind
+    #: the user's name for it; must not be in use by an open join of the conversation
+    label: str
+    #: a listener per branch (sequence), or one for all (buffer)
+    targets: tuple[str, ...]
+    #: the branches' inputs as raw elements; a sequence has only the first one's
+    inputs: tuple[Any, ...]
+    total: int
+    need_ok: int
+    need_failed: int
+    window: int = 0
+    collect: bool = True
+    deadline_ms: int = 0
+    item_timeout_ms: int = 0
+    memo: Mapping[str, Any] = field(default_factory=dict)
+    #: answered to the caller at once, beside the fan-out
+    reply: Any = None
+    #: answered instead when the label is in use
+    refusal: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Answer in the caller's stead by calling `to` from the caller's own position.
+
+    Its reply then goes where a reply of this listener would have gone (a tail call).
+    """
+
+    payload: Any
+    to: str
+
+
+Action = HandlerResponse | Fault | FanOut | Forward
+Actions = tuple[Action, ...]
+
+
+def read_return(returned: object) -> Actions:
+    """The actions a handler's return value stands for; a Fault for anything else."""
+    if returned is None:
+        return ()
+    if isinstance(returned, HandlerResponse | FanOut | Forward | Fault):
+        return (returned,)
+    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
+        strangers = [r for r in returned if not isinstance(r, HandlerResponse | FanOut | Forward)]
+        if not strangers:
+            return tuple(returned)
+        returned = strangers[0]
+    if inspect.isawaitable(returned):
+        what = "an awaitable that nobody awaited"
+    else:
+        what = f"a {type(returned).__name__}"
+    return (
+        Fault(
+            handler_fault(),
+            f"the handler returned {what}; return a HandlerResponse, a list of them, or None",
+        ),
+    )

@@ -1,0 +1,7 @@
+"""Where conversations live: one Protocol, and its implementations."""
+
+from routing.backends.base import SharedBackend
+from routing.backends.connect import connect
+from routing.backends.redis import RedisBackend
+
+__all__ = ["RedisBackend", "SharedBackend", "connect"]

@@ -1,0 +1,172 @@
+"""The promise every registry backend makes: atomic operations, never get-then-set.
+
+An operation happens wholly or not at all, and each may be repeated after a lost answer: that
+is said beside each. Times are the registry's own clock. One suite, `tests/integration/
+test_backend_contract.py`, holds every implementation to this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from routing.records import (
+    Beginning,
+    Branch,
+    CommitResult,
+    Conversation,
+    Delivery,
+    Due,
+    Ending,
+    JoinState,
+    LogEntry,
+    Opening,
+    Publication,
+    StoredResult,
+    Thread,
+    Transition,
+)
+
+
+class SharedBackend(Protocol):
+    """Where conversations live. Every method may raise RegistryUnavailableError."""
+
+    # --- deliveries ---------------------------------------------------------------------
+
+    def open(self, opening: Opening) -> Publication | None:
+        """Create a conversation, once. Returns its first message to publish.
+
+        A known id changes nothing; its first message comes back while it was never published,
+        else None.
+        """
+
+    def open_and_begin(
+        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> Beginning:
+        """As `open`, and take the first delivery as `begin` does, in one operation."""
+
+    def begin(
+        self, conversation: str, delivery: str, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> Beginning:
+        """Take a delivery to run it, for `lease_ms`.
+
+        A live lease is taken over only from the same `owner` and only when the message is
+        `redelivered`: then the process that ran it is gone. Each grant raises the token.
+        """
+
+    def commit(self, transition: Transition) -> CommitResult:
+        """Settle a delivery and create all that follows from it.
+
+        Fenced when the token is not the newest. Replan when a proposed child thread exists
+        already under another id, when `max_deliveries` would be passed, or when a join's label
+        is in use. Committed(adopted=True) when it was settled before: repeating is safe, and
+        what the first commit created and nobody has published is handed out again. The last
+        delivery of a branch to settle without an answer fails the branch with
+        `silent_branch`; the last of a conversation completes it without a value.
+        """
+
+    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
+        """Clear deliveries from the outbox: the broker has them. Repeating is safe."""
+
+    def released(self, conversation: str) -> None:
+        """The injector has been told how its conversation ended. Repeating is safe."""
+
+    def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
+        """Extend the leases (conversation, delivery) that `owner` holds; others are left."""
+
+    def abandon(
+        self, conversation: str, delivery: str, *, owner: str, reason: str
+    ) -> Publication | None:
+        """Give up `owner`'s lease because its run is over without a commit.
+
+        Returns the message to publish for the next attempt, or None if it was not leased to
+        `owner` any more. `reason` (`timeout`, `lost`) is shown to the next attempt.
+        """
+
+    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
+        """Turn a wait into a delivery of its input; None if it was answered before.
+
+        `delivery.id` equals `wait`. Raises UnknownConversationError.
+        """
+
+    def kill(self, conversation: str, ending: Ending) -> Publication | None:
+        """End a conversation now: nothing of it runs any more. None if it had ended.
+
+        Returns the message that tells whoever injected it.
+        """
+
+    # --- recovery -----------------------------------------------------------------------
+
+    def due(self, *, limit: int) -> Sequence[Due]:
+        """What is late: unpublished deliveries, expired leases, passed deadlines."""
+
+    def reclaim(
+        self, due: Due, *, retry_in_ms: int, silent_branch: bytes
+    ) -> tuple[Publication, ...]:
+        """Take one late thing in hand, if it still is; one caller gets it.
+
+        A delivery comes back to be published again, and falls due again in `retry_in_ms`.
+        An item's time limit fails its branch with `silent_branch`; a deadline fires its join:
+        the body comes back. A release that nobody handed over comes back as the entry.
+        """
+
+    def expire(self, *, limit: int) -> int:
+        """Remove up to `limit` conversations whose retention is over; returns how many."""
+
+    # --- joins --------------------------------------------------------------------------
+
+    def join(self, conversation: str, join: str) -> JoinState | None:
+        """One join with its counts."""
+
+    def results(self, conversation: str, join: str, start: int, stop: int) -> Sequence[StoredResult]:
+        """The answers of indexes `start` to `stop - 1` that are there, in index order."""
+
+    # --- threads ------------------------------------------------------------------------
+
+    def put_thread(self, conversation: str, thread: Thread) -> bool:
+        """Store a thread; False if its id is known already (nothing changes)."""
+
+    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
+        """The one child of `parent` for `name`, created as `proposed` if there is none.
+
+        Raises UnknownThreadError for an unknown parent.
+        """
+
+    def thread(self, conversation: str, thread: str) -> Thread | None:
+        """One thread."""
+
+    def threads(self, conversation: str) -> Mapping[str, Thread]:
+        """All threads of a conversation, by id."""
+
+    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
+        """Forget threads; returns how many were known."""
+
+    # --- reading ------------------------------------------------------------------------
+
+    def conversation(self, conversation: str) -> Conversation | None:
+        """One conversation."""
+
+    def conversations(
+        self, *, limit: int, before: tuple[int, str] | None = None
+    ) -> Sequence[Conversation]:
+        """Conversations newest first: at most `limit`, older than `before` (created_ms, id)."""
+
+    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+        """The log of a conversation, oldest first, from position `start`."""
+
+    def context(self, conversation: str, thread: str, *, limit: int) -> Sequence[tuple[int, Delivery]]:
+        """The newest `limit` messages of a thread, oldest first: (slot number from 0, delivery)."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Counts: conversations, due."""
+
+    def clear(self) -> None:
+        """Remove everything of this organism, and nothing else."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def innermost(scope: tuple[Branch, ...]) -> Branch | None:
+    """The branch whose end a delivery of this scope can bring about."""
+    return scope[-1] if scope else None

@@ -1,0 +1,116 @@
+-- Settle a delivery and create all that follows, or say why not.
+-- ARGV[3] header (JSON: delivery, attempt, max_deliveries, created, threads, children, joins,
+--   results, waits, ending, silent, note), then for each of its `created` deliveries the row and
+--   the envelope; a result's `next` is the ARGV position of the row it creates if it counts
+local h = cjson.decode(ARGV[3])
+local status = redis.call('HGET', C, 'status')
+local state, attempt = state_of(h.delivery)
+if not status or not state then return {'fenced'} end
+
+if state == 'settled' and attempt == h.attempt then  -- its answer was lost; this is the repetition
+  for i = 1, h.created do
+    local row = ARGV[2 + 2 * i]
+    if state_of(cjson.decode(row).id) == 'ready' then publish[#publish + 1] = row end
+  end
+  return {'adopted', publish}
+end
+if state == 'settled' or state == 'cancelled' then return {'adopted', publish} end
+if state ~= 'leased' or attempt ~= h.attempt then return {'fenced'} end
+
+local row = row_of(h.delivery)
+local ended_before = final(status)
+
+local function settle()
+  set_state(h.delivery, 'settled', attempt)
+  redis.call('ZREM', DUE, member('d', h.delivery))
+end
+
+local function committed()
+  landed()
+  touch()
+  if ended_before or not final(redis.call('HGET', C, 'status')) then return {'committed', publish} end
+  local told = redis.call('HMGET', C, 'status', 'value', 'canvas', 'entry')
+  return {'committed', publish, told[1], told[2], told[3],
+    redis.call('HGET', D, 'r:' .. told[4])}
+end
+
+local depth = status == 'killed' and #row.scope or moot(row)
+if depth then
+  settle()
+  close_inside(row, depth)
+  note('late', h.delivery)
+  return committed()
+end
+
+local clashes = {}
+for _, child in ipairs(h.children) do
+  local known = children_of(child[1])[child[2]]
+  if known and known ~= child[3] then clashes[#clashes + 1] = {child[1], child[2], known} end
+end
+local count = tonumber(redis.call('HGET', C, 'count'))
+if #clashes > 0 then return {'replan', count, cjson.encode(clashes), 0, 0} end
+for _, join in ipairs(h.joins) do
+  if join[3] ~= '' and redis.call('HEXISTS', J, 'l:' .. join[3]) == 1 then
+    return {'replan', count, '[]', 0, 1}
+  end
+end
+if h.max_deliveries > 0 and count + h.created > h.max_deliveries then
+  return {'replan', count, '[]', 1, 0}
+end
+
+settle()
+for _, thread in ipairs(h.threads) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
+for _, child in ipairs(h.children) do
+  local known = children_of(child[1])
+  known[child[2]] = child[3]
+  redis.call('HSET', T, 'k:' .. child[1], cjson.encode(known))
+end
+for _, join in ipairs(h.joins) do
+  local spec = cjson.decode(join[2])
+  redis.call('HSET', J, 'j:' .. join[1], join[2])
+  if join[3] ~= '' then redis.call('HSET', J, 'l:' .. join[3], join[1]) end
+  if spec.window > 0 then redis.call('HSET', J, 'next:' .. join[1], spec.window) end
+  if spec.deadline_ms > 0 then
+    redis.call('ZADD', DUE, now + spec.deadline_ms, member('j', join[1]))
+  end
+end
+
+local in_branch = 0  -- how many of the new deliveries live in this delivery's own branch
+local later = {}     -- rows that only exist if their branch's answer counts
+for _, result in ipairs(h.results) do
+  if result.next > 0 then later[result.next] = true end
+end
+for i = 1, h.created do
+  local at = 2 + 2 * i
+  if not later[at] then
+    local created = create_delivery(ARGV[at], ARGV[at + 1])
+    if not created.opens_branch then in_branch = in_branch + 1 end
+  end
+end
+for _, wait in ipairs(h.waits) do
+  redis.call('HSET', D, 'r:' .. wait[1], wait[2])
+  set_state(wait[1], 'waiting')
+  redis.call('HINCRBY', C, 'in_flight', 1)
+  redis.call('HINCRBY', C, 'waiting', 1)
+  for _, branch in ipairs(row.scope) do
+    local inside = cjson.decode(redis.call('HGET', J, 'w:' .. branch[1]) or '[]')
+    inside[#inside + 1] = wait[1]
+    redis.call('HSET', J, 'w:' .. branch[1], cjson.encode(inside))
+  end
+  in_branch = in_branch + 1
+  note('waiting', wait[2])
+end
+for _, result in ipairs(h.results) do
+  if answer_branch(result.join, result.index, result.success, result.path, result.payload) then
+    if result.next > 0 and not redis.call('HGET', J, 'fired:' .. result.join) then
+      redis.call('HSET', T, 't:' .. result.thread[1], result.thread[2])
+      create_delivery(ARGV[result.next], ARGV[result.next + 1])
+    end
+  else
+    note('late', h.delivery)
+  end
+end
+book_branch(row, in_branch, h.silent)
+if h.note ~= '' then note('note', cjson.encode({h.delivery, h.note})) end
+if h.ending and not finish(h.ending[1], h.ending[2]) then note('late', h.delivery) end
+return committed()

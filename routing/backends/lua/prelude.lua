@@ -1,0 +1,286 @@
+-- Prepended to every script that works on one conversation. All keys share the tag of one shard.
+-- KEYS[1] conversation  hash: entry, from, member, status, value, in_flight, waiting, count, ttl,
+--                       created, updated, canvas, release (parked | due | handing | done), handed
+-- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner
+-- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread)
+-- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id>,
+--                       w:<id> waits inside its branches (JSON), l:<kind>:<label> the open join
+--                       of that name, h:<id>:<index> a held delivery, c:<id>:<index> deliveries in
+--                       flight in a branch less one, v:<id>:<index> its answer 1|path|payload,
+--                       x:<id>:<index> set once its time limit has passed
+-- KEYS[5] log           list: ms|event|detail
+-- KEYS[6] context       hash: n:<thread> slots, m:<thread>:<slot> a delivery
+-- KEYS[7] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
+--                       bytes; kinds: d delivery, j join, b branch <join>:<index>, r release
+-- KEYS[8] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
+-- KEYS[9] retention     sorted set of the shard, by the ms at which it is over: the same members,
+--                       and :<conversation> for threads of a conversation that was never opened
+-- A delivery's state: held, waiting, ready (in the outbox), sent, leased, settled, cancelled. In
+-- flight are waiting, ready, sent and leased: a held one follows from others that are.
+-- ARGV[1] is the conversation's id, ARGV[2] the ms after which an unpublished message is late.
+local C, D, T, J, L, X = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local DUE, INDEX, RETENTION = KEYS[7], KEYS[8], KEYS[9]
+local conversation, grace = ARGV[1], tonumber(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local publish = {}  -- rows of the messages to publish, the script's answer
+
+local function member(kind, id)
+  return kind .. '|' .. #conversation .. '|' .. conversation .. '|' .. id
+end
+local function note(event, detail) redis.call('RPUSH', L, now .. '|' .. event .. '|' .. detail) end
+local function final(status)
+  return status == 'completed' or status == 'error' or status == 'killed'
+end
+
+local function state_of(id)
+  local s = redis.call('HGET', D, 's:' .. id)
+  if not s then return nil end
+  local state, attempt, reason, owner = string.match(s, '^(%a+)|(%d+)|([^|]*)|(.*)$')
+  return state, tonumber(attempt), owner, reason
+end
+
+local function set_state(id, state, attempt, owner, reason)
+  redis.call('HSET', D, 's:' .. id,
+    state .. '|' .. (attempt or 0) .. '|' .. (reason or '') .. '|' .. (owner or ''))
+end
+
+-- Every key of a conversation lives for its ttl after the last activity.
+local function touch()
+  local kept = redis.call('HMGET', C, 'ttl', 'member')
+  redis.call('HSET', C, 'updated', now)
+  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], kept[1]) end
+  redis.call('ZADD', RETENTION, now + kept[1], kept[2])
+end
+
+local function touch_threads(ttl)
+  if redis.call('EXISTS', C) == 1 then return touch() end
+  redis.call('PEXPIRE', T, ttl)
+  redis.call('ZADD', RETENTION, now + ttl, ':' .. conversation)
+end
+
+local function row_of(id) return cjson.decode(redis.call('HGET', D, 'r:' .. id)) end
+local function children_of(thread)
+  return cjson.decode(redis.call('HGET', T, 'k:' .. thread) or '{}')
+end
+
+-- Put a delivery into the outbox, and its row into this script's answer.
+local function make_ready(id, attempt, reason)
+  set_state(id, 'ready', attempt, '', reason)
+  redis.call('ZADD', DUE, now + grace, member('d', id))
+  publish[#publish + 1] = redis.call('HGET', D, 'r:' .. id)
+end
+
+-- The same for one that was not in flight until now.
+local function launch(id)
+  redis.call('HINCRBY', C, 'in_flight', 1)
+  make_ready(id, 0, '')
+end
+
+local function remember(row)
+  local slot = redis.call('HINCRBY', X, 'n:' .. row.thread, 1) - 1
+  redis.call('HSET', X, 'm:' .. row.thread .. ':' .. slot, row.id)
+  note('message', row.id)
+end
+
+-- The conversation's end, once. Whoever injected it is told by a release.
+local function finish(status, value)
+  if final(redis.call('HGET', C, 'status')) then return false end
+  redis.call('HSET', C, 'status', status, 'value', value)
+  note('ended', status)
+  if redis.call('HGET', C, 'release') == 'parked' then
+    redis.call('HSET', C, 'release', 'due')
+    redis.call('ZADD', DUE, now + grace, member('r', ''))
+  end
+  return true
+end
+
+-- One delivery less in flight.
+local function landed()
+  if redis.call('HINCRBY', C, 'in_flight', -1) <= 0 then finish('completed', 'null') end
+end
+
+-- How far out the branch is that was decided without this delivery, which need not run then.
+local function moot(row)
+  for depth, branch in ipairs(row.scope) do
+    local name = branch[1] .. ':' .. branch[2]
+    local decided = redis.call('HMGET', J, 'fired:' .. branch[1], 'x:' .. name)
+    if decided[2] or (decided[1] and redis.call('HEXISTS', J, 'v:' .. name) == 0) then
+      return depth
+    end
+  end
+end
+
+-- A join takes no more answers from now on. False if that was so before.
+local function close(join, spec)
+  if redis.call('HSETNX', J, 'fired:' .. join, now) == 0 then return false end
+  redis.call('ZREM', DUE, member('j', join))
+  if spec.label ~= '' then redis.call('HDEL', J, 'l:' .. spec.kind .. ':' .. spec.label) end
+  return true
+end
+
+-- Inside a branch that was decided without them nobody waits for joins any more.
+local function close_inside(row, depth)
+  for i = depth + 1, #row.scope do
+    local join = row.scope[i][1]
+    close(join, cjson.decode(redis.call('HGET', J, 'j:' .. join)))
+  end
+end
+
+local function cancel(id, attempt, row, depth)
+  set_state(id, 'cancelled', attempt)
+  redis.call('ZREM', DUE, member('d', id))
+  close_inside(row, depth)
+  landed()
+end
+
+-- Let go of the waits inside a join whose input is not needed any more.
+local function drop_waits(join)
+  local waits = redis.call('HGET', J, 'w:' .. join)
+  for _, id in ipairs(waits and cjson.decode(waits) or {}) do
+    local row = row_of(id)
+    local depth = moot(row)
+    if depth and state_of(id) == 'waiting' then
+      redis.call('HINCRBY', C, 'waiting', -1)
+      cancel(id, 0, row, depth)
+    end
+  end
+end
+
+local function fire(join, spec)
+  if not close(join, spec) then return end
+  note('join', 'fired ' .. join)
+  if spec.body ~= '' then launch(spec.body) end
+  drop_waits(join)
+end
+
+local function release_next(join, spec)
+  local next = tonumber(redis.call('HGET', J, 'next:' .. join) or spec.total)
+  if next >= spec.total then return end
+  redis.call('HSET', J, 'next:' .. join, next + 1)
+  launch(redis.call('HGET', J, 'h:' .. join .. ':' .. next))
+  redis.call('HDEL', J, 'h:' .. join .. ':' .. next)
+end
+
+-- The first answer of a branch counts; false for any other, and after the join has fired.
+local function answer_branch(join, index, success, path, payload)
+  local branch = join .. ':' .. index
+  local raw = redis.call('HGET', J, 'j:' .. join)
+  if not raw or redis.call('HEXISTS', J, 'fired:' .. join) == 1
+      or redis.call('HEXISTS', J, 'v:' .. branch) == 1 then
+    return false
+  end
+  local spec = cjson.decode(raw)
+  redis.call('HSET', J, 'v:' .. branch, (success and '1|' or '0|') .. path .. '|' .. payload)
+  redis.call('ZREM', DUE, member('b', branch))
+  redis.call('HDEL', J, 'c:' .. branch)
+  local ok = redis.call('HINCRBY', J, 'ok:' .. join, success and 1 or 0)
+  local ko = redis.call('HINCRBY', J, 'ko:' .. join, success and 0 or 1)
+  if ok + ko >= spec.total or (spec.need_ok > 0 and ok >= spec.need_ok)
+      or (spec.need_failed > 0 and ko >= spec.need_failed) then
+    fire(join, spec)
+  else
+    release_next(join, spec)
+  end
+  return true
+end
+
+-- Book `created` new deliveries and one settled in the branch a delivery lives in. A branch in
+-- which nothing is in flight any more, and that has not answered, has failed.
+local function book_branch(row, created, silent)
+  local branch = row.scope[#row.scope]
+  if not branch then return end
+  local name = branch[1] .. ':' .. branch[2]
+  if created == 1 or redis.call('HEXISTS', J, 'v:' .. name) == 1 then return end
+  if redis.call('HINCRBY', J, 'c:' .. name, created - 1) <= -1 then
+    answer_branch(branch[1], branch[2], false, '', silent)
+  end
+end
+
+local function create_delivery(raw, envelope)
+  local row = cjson.decode(raw)
+  redis.call('HSET', D, 'r:' .. row.id, raw, 'e:' .. row.id, envelope)
+  redis.call('HINCRBY', C, 'count', 1)
+  remember(row)
+  if not row.held then
+    launch(row.id)
+    return row
+  end
+  set_state(row.id, 'held')
+  if row.opens_branch then
+    local branch = row.scope[#row.scope]
+    redis.call('HSET', J, 'h:' .. branch[1] .. ':' .. branch[2], row.id)
+  end
+  return row
+end
+
+-- Hand the conversation's value over, if nobody has and nobody is at it.
+local function grant_release(lease)
+  local release = redis.call('HGET', C, 'release')
+  local at = tonumber(redis.call('ZSCORE', DUE, member('r', '')) or 0)
+  if release == 'done' then return {'skip', 'settled'} end
+  if release == 'handing' and at > now then return {'skip', 'leased'} end
+  redis.call('HSET', C, 'release', 'handing')
+  redis.call('ZADD', DUE, now + lease, member('r', ''))
+  local ended = redis.call('HMGET', C, 'status', 'value')
+  return {'release', ended[1], ended[2], redis.call('HINCRBY', C, 'handed', 1)}
+end
+
+-- Why a delivery cannot be run now, as an answer; nil if it can.
+local function refusal(id, fields, redelivered, owner, lease)
+  local status = redis.call('HGET', C, 'status')
+  local state, attempt, holder = state_of(id)
+  local over = state == 'settled' or state == 'cancelled'
+  if not over then
+    if state == 'held' or state == 'waiting' then return {'skip', state} end
+    if status == 'killed' then
+      cancel(id, attempt, fields, #fields.scope)
+      over = true
+    end
+  end
+  if over and final(status) and redis.call('HGET', C, 'entry') == id then
+    return grant_release(lease)
+  end
+  if over then return {'skip', status == 'killed' and 'ended' or 'settled'} end
+  local depth = moot(fields)
+  if depth then
+    cancel(id, attempt, fields, depth)
+    return {'skip', 'cancelled'}
+  end
+  if redis.call('HEXISTS', T, 't:' .. fields.thread) == 0 then  -- it was cleaned up
+    note('late', id)
+    book_branch(fields, 0, '')
+    cancel(id, attempt, fields, #fields.scope)
+    return {'skip', 'cancelled'}
+  end
+  local at = tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0)
+  if state == 'leased' and at > now and not (redelivered and holder == owner) then
+    return {'skip', 'leased'}
+  end
+end
+
+local function begin(id, owner, lease, redelivered)
+  local row = redis.call('EXISTS', C) == 1 and redis.call('HGET', D, 'r:' .. id)
+  if not row then return {'skip', 'unknown'} end
+  local fields = cjson.decode(row)
+  local refused = refusal(id, fields, redelivered, owner, lease)
+  if refused then return refused end
+  local state, attempt, _, reason = state_of(id)
+  if state == 'leased' then
+    reason = 'lost'
+    note('abandoned', cjson.encode({id, reason}))
+  end
+  set_state(id, 'leased', attempt + 1, owner, '')
+  redis.call('ZADD', DUE, now + lease, member('d', id))
+  if fields.answer_within_ms > 0 then
+    local branch = fields.scope[#fields.scope]
+    redis.call('ZADD', DUE, 'NX', now + fields.answer_within_ms,
+      member('b', branch[1] .. ':' .. branch[2]))
+  end
+  local thread = redis.call('HGET', T, 't:' .. fields.thread)
+  local branch = cjson.decode(thread).branch
+  local join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1])
+  return {'begun', attempt + 1, row, redis.call('HGET', D, 'e:' .. id), thread,
+    redis.call('HGET', T, 'k:' .. fields.thread) or '{}', join or '',
+    tonumber(redis.call('HGET', C, 'count')), reason}
+end

@@ -1,0 +1,11 @@
+-- Extend a lease. ARGV[3] owner, ARGV[4] lease ms, ARGV[5...] deliveries
+local renewed = 0
+for i = 5, #ARGV do
+  local state, _, owner = state_of(ARGV[i])
+  if state == 'leased' and owner == ARGV[3] then
+    redis.call('ZADD', DUE, 'XX', now + tonumber(ARGV[4]), member('d', ARGV[i]))
+    renewed = renewed + 1
+  end
+end
+if renewed > 0 then touch() end  -- a run may take longer than the ttl
+return renewed

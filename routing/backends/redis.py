@@ -1,0 +1,529 @@
+"""The registry in Redis: one Lua script per operation, one hash tag per conversation.
+
+Conversations are spread over a fixed number of *shards*, `{0}` to `{15}`, by the CRC32 of
+their id. Everything of a conversation, and its entries in the shard's lists of what is due,
+known and expiring, share the shard's hash tag: so each operation is atomic on Redis Cluster
+too, and the lists can never disagree with the conversations. Keys are passed in KEYS and
+described in `lua/prelude.lua`. Time is Redis's. Needs Redis 6.2 or newer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, ParamSpec, TypeVar, cast
+
+import redis
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004  # redis's own, which is what this module maps
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,  # noqa: A004
+    TryAgainError,
+)
+
+from config import RegistryUnavailableError
+from routing.backends import codec
+from routing.errors import UnknownConversationError, UnknownThreadError
+from routing.records import (
+    Beginning,
+    Begun,
+    BranchResult,
+    CommitResult,
+    Committed,
+    Conversation,
+    ConversationStatus,
+    Delivery,
+    Due,
+    Ending,
+    Fenced,
+    JoinState,
+    LogEntry,
+    Opening,
+    Publication,
+    Release,
+    Replan,
+    Skip,
+    StoredResult,
+    Thread,
+    Transition,
+)
+
+SHARDS = 16
+#: ms after which a message that nobody confirmed as published is published again
+PUBLISH_GRACE_MS = 3_000
+#: ms after which a published message that nobody began is looked at again
+BEGIN_GRACE_MS = 30_000
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_UNAVAILABLE = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+
+def _at_the_edge(method: Callable[P, R]) -> Callable[P, R]:
+    """Map what redis-py raises when Redis cannot answer to this project's error."""
+
+    @functools.wraps(method)
+    def mapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except _UNAVAILABLE as exc:
+            raise RegistryUnavailableError(f"{type(exc).__name__}: {exc}") from exc
+
+    return mapped
+
+
+class RedisBackend:
+    """A `SharedBackend` on one Redis, Sentinel or Cluster; safe to share between threads."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        organism: str,
+        prefix: str = "tl:",
+        ttl_s: int = 86_400,
+    ) -> None:
+        self._redis = client
+        self._prefix = f"{prefix}{organism}:"
+        self._ttl_ms = ttl_s * 1000
+        folder = files("routing.backends") / "lua"
+        prelude = (folder / "prelude.lua").read_text()
+        self._scripts = {
+            name: client.register_script(prelude + (folder / f"{name}.lua").read_text())
+            for name in _SCRIPTS
+        }
+
+    # --- deliveries ---------------------------------------------------------------------
+
+    @_at_the_edge
+    def open(self, opening: Opening) -> Publication | None:
+        reply = self._open(opening, owner="", lease_ms=0, redelivered=False)
+        return next(iter(_publications(opening.conversation, reply[1])), None)
+
+    @_at_the_edge
+    def open_and_begin(
+        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> Beginning:
+        reply = self._open(opening, owner=owner, lease_ms=lease_ms, redelivered=redelivered)
+        return _beginning(opening.conversation, reply)
+
+    def _open(
+        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> list[Any]:
+        header = codec.dump(
+            {
+                "from": opening.entry.from_id,
+                "entry": opening.entry.id,
+                "threads": [
+                    (t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)
+                ],
+                "ttl": self._ttl_ms,
+                "owner": owner,
+                "lease": lease_ms,
+                "redelivered": redelivered,
+            }
+        )
+        entry = opening.entry
+        return cast(
+            list[Any],
+            self._run(
+                "open", opening.conversation,
+                header, opening.canvas, codec.delivery_row(entry), entry.envelope,
+            ),
+        )  # fmt: skip
+
+    @_at_the_edge
+    def begin(
+        self, conversation: str, delivery: str, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> Beginning:
+        reply = self._run("begin", conversation, delivery, owner, lease_ms, int(redelivered))
+        return _beginning(conversation, reply)
+
+    @_at_the_edge
+    def commit(self, transition: Transition) -> CommitResult:
+        reply = self._run("commit", transition.conversation, *_commit_args(transition))
+        return _commit_result(transition.conversation, reply)
+
+    @_at_the_edge
+    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
+        if deliveries:
+            self._run("published", conversation, BEGIN_GRACE_MS, *deliveries)
+
+    @_at_the_edge
+    def released(self, conversation: str) -> None:
+        self._run("released", conversation)
+
+    @_at_the_edge
+    def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
+        by_conversation: dict[str, list[str]] = {}
+        for conversation, delivery in leases:
+            by_conversation.setdefault(conversation, []).append(delivery)
+        for conversation, deliveries in by_conversation.items():
+            self._run("renew", conversation, owner, lease_ms, *deliveries)
+
+    @_at_the_edge
+    def abandon(
+        self, conversation: str, delivery: str, *, owner: str, reason: str
+    ) -> Publication | None:
+        rows = self._run("abandon", conversation, delivery, owner, reason)
+        return next(iter(_publications(conversation, rows)), None)
+
+    @_at_the_edge
+    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
+        reply = self._run(
+            "answer", conversation, wait, codec.delivery_row(delivery), delivery.envelope
+        )
+        if reply[0] == b"unknown":
+            raise UnknownConversationError(conversation)
+        return _publications(conversation, reply[1])[0] if reply[0] == b"ready" else None
+
+    @_at_the_edge
+    def kill(self, conversation: str, ending: Ending) -> Publication | None:
+        reply = self._run("kill", conversation, ending.status, codec.dump(ending.value))
+        return _resume(conversation, reply[1], reply[2]) if reply[0] else None
+
+    # --- recovery -----------------------------------------------------------------------
+
+    @_at_the_edge
+    def due(self, *, limit: int) -> Sequence[Due]:
+        seconds, micros = cast(tuple[int, int], self._redis.time())
+        now = seconds * 1000 + micros // 1000
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.zrangebyscore(self._shard_key(shard, "due"), "-inf", now, start=0, num=limit)
+        members = [m.decode() for found in pipe.execute() for m in found]
+        return [Due(m[2:].rpartition("|")[0], m) for m in members[:limit]]
+
+    @_at_the_edge
+    def reclaim(
+        self, due: Due, *, retry_in_ms: int, silent_branch: bytes
+    ) -> tuple[Publication, ...]:
+        reply = self._run("reclaim", due.conversation, due.member, retry_in_ms, silent_branch)
+        if len(reply) == 3:
+            return (_resume(due.conversation, reply[1], reply[2]),)
+        return _publications(due.conversation, reply[0])
+
+    @_at_the_edge
+    def expire(self, *, limit: int) -> int:
+        seconds, _ = cast(tuple[int, int], self._redis.time())
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.zrangebyscore(
+                self._shard_key(shard, "retention"), "-inf", seconds * 1000, start=0, num=limit
+            )
+        members = [m.decode() for found in pipe.execute() for m in found][:limit]
+        return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
+
+    # --- joins --------------------------------------------------------------------------
+
+    @_at_the_edge
+    def join(self, conversation: str, join: str) -> JoinState | None:
+        fields = [f"{name}:{join}" for name in ("j", "ok", "ko", "fired")]
+        row, ok, failed, fired = self._hmget(self._keys(conversation)[3], fields)
+        if row is None:
+            return None
+        return JoinState(codec.join_from(row), int(ok or 0), int(failed or 0), fired is not None)
+
+    @_at_the_edge
+    def results(self, conversation: str, join: str, start: int, stop: int) -> Sequence[StoredResult]:
+        if stop <= start:
+            return []
+        fields = [f"v:{join}:{index}" for index in range(start, stop)]
+        found = self._hmget(self._keys(conversation)[3], fields)
+        results = []
+        for index, value in enumerate(found, start):
+            if value is not None:
+                success, path, payload = value.split(b"|", 2)
+                results.append(StoredResult(index, success == b"1", payload, path.decode()))
+        return results
+
+    # --- threads ------------------------------------------------------------------------
+
+    @_at_the_edge
+    def put_thread(self, conversation: str, thread: Thread) -> bool:
+        key = self._keys(conversation)[2]
+        pipe = self._redis.pipeline()
+        pipe.hsetnx(key, f"t:{thread.id}", codec.thread_row(thread))
+        pipe.pexpire(key, self._ttl_ms)
+        return bool(pipe.execute()[0])
+
+    @_at_the_edge
+    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
+        reply = self._run("child_thread", conversation, parent, name, proposed)
+        if not reply:
+            raise UnknownThreadError(parent)
+        return codec.thread_from(reply[0].decode(), reply[1])
+
+    @_at_the_edge
+    def thread(self, conversation: str, thread: str) -> Thread | None:
+        [row] = self._hmget(self._keys(conversation)[2], [f"t:{thread}"])
+        return codec.thread_from(thread, row) if row is not None else None
+
+    @_at_the_edge
+    def threads(self, conversation: str) -> Mapping[str, Thread]:
+        rows = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation)[2]))
+        return {
+            field[2:].decode(): codec.thread_from(field[2:].decode(), row)
+            for field, row in rows.items()
+            if field.startswith(b"t:")
+        }
+
+    @_at_the_edge
+    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
+        if not threads:
+            return 0
+        key = self._keys(conversation)[2]
+        pipe = self._redis.pipeline()
+        pipe.hdel(key, *(f"t:{thread}" for thread in threads))
+        pipe.hdel(key, *(f"k:{thread}" for thread in threads))
+        return int(pipe.execute()[0])
+
+    # --- reading ------------------------------------------------------------------------
+
+    @_at_the_edge
+    def conversation(self, conversation: str) -> Conversation | None:
+        [found] = self._conversation_rows([conversation])
+        return found
+
+    @_at_the_edge
+    def conversations(
+        self, *, limit: int, before: tuple[int, str] | None = None
+    ) -> Sequence[Conversation]:
+        top = f"({before[0]:015d}:{before[1]}" if before else "+"
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.zrevrangebylex(self._shard_key(shard, "index"), top, "-", start=0, num=limit)
+        newest = sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
+        ids = [m.decode().partition(":")[2] for m in newest]
+        return [row for row in self._conversation_rows(ids) if row is not None]
+
+    def _conversation_rows(self, ids: Sequence[str]) -> list[Conversation | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for conversation in ids:
+            key = self._keys(conversation)
+            pipe.hmget(key[0], _CONVERSATION_FIELDS)
+        rows = pipe.execute() if ids else []
+        pipe = self._redis.pipeline(transaction=False)
+        for conversation, row in zip(ids, rows, strict=True):
+            pipe.hget(self._keys(conversation)[1], b"r:" + (row[1] or b""))
+        entries = pipe.execute() if ids else []
+        return [
+            _conversation(*item) if item[1][0] is not None else None
+            for item in zip(ids, rows, entries, strict=True)
+        ]
+
+    @_at_the_edge
+    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+        keys = self._keys(conversation)
+        lines = cast(list[bytes], self._redis.lrange(keys[4], start, start + limit - 1))
+        parsed = [line.split(b"|", 2) for line in lines]
+        ids = [detail.decode() for _, event, detail in parsed if event in (b"message", b"late")]
+        known = self._deliveries(conversation, ids)
+        return [
+            LogEntry(int(at), event.decode(), _log_detail(event, detail, known))
+            for at, event, detail in parsed
+        ]
+
+    def _deliveries(self, conversation: str, ids: Iterable[str]) -> dict[str, Delivery]:
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return {}
+        fields = [f"{part}:{i}" for i in wanted for part in ("r", "e")]
+        found = self._hmget(self._keys(conversation)[1], fields)
+        pairs = zip(wanted, found[0::2], found[1::2], strict=True)
+        return {
+            i: codec.delivery_from(row, envelope) for i, row, envelope in pairs if row is not None
+        }
+
+    @_at_the_edge
+    def context(
+        self, conversation: str, thread: str, *, limit: int
+    ) -> Sequence[tuple[int, Delivery]]:
+        key = self._keys(conversation)[5]
+        [count] = self._hmget(key, [f"n:{thread}"])
+        first, last = max(0, int(count or 0) - limit), int(count or 0)
+        if first == last:
+            return []
+        slots = self._hmget(key, [f"{thread}:{slot}" for slot in range(first, last)])
+        ids = [slot.decode() for slot in slots if slot is not None]
+        known = self._deliveries(conversation, ids)
+        return [(first + n, known[i]) for n, i in enumerate(ids)]
+
+    @_at_the_edge
+    def stats(self) -> Mapping[str, int]:
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.zcard(self._shard_key(shard, "index"))
+            pipe.zcard(self._shard_key(shard, "due"))
+        counts = pipe.execute()
+        return {"conversations": sum(counts[0::2]), "due": sum(counts[1::2])}
+
+    @_at_the_edge
+    def clear(self) -> None:
+        for shard in range(SHARDS):
+            index = self._shard_key(shard, "index")
+            while members := cast(list[bytes], self._redis.zrange(index, 0, 499)):
+                for member in members:
+                    self._run("forget", member.decode().partition(":")[2], member, 1)
+            self._redis.unlink(self._shard_key(shard, "due"))
+
+    def close(self) -> None:
+        self._redis.close()
+
+    # --- plumbing -----------------------------------------------------------------------
+
+    def _run(self, script: str, conversation: str, *args: str | bytes | int) -> Any:
+        return self._scripts[script](
+            keys=self._keys(conversation), args=[conversation, PUBLISH_GRACE_MS, *args]
+        )
+
+    def _keys(self, conversation: str) -> list[str]:
+        shard = zlib.crc32(conversation.encode()) % SHARDS
+        own = f"{self._prefix}{{{shard}}}:{conversation}"
+        return [
+            own,
+            *(f"{own}:{part}" for part in ("deliveries", "threads", "joins", "log", "context")),
+            *(self._shard_key(shard, part) for part in ("due", "index", "retention")),
+        ]
+
+    def _shard_key(self, shard: int, part: str) -> str:
+        return f"{self._prefix}{{{shard}}}:{part}"
+
+    def _hmget(self, key: str, fields: list[str]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._redis.hmget(key, fields))
+
+
+_SCRIPTS = (
+    "open", "begin", "commit", "published", "released", "renew", "abandon", "answer", "kill",
+    "reclaim", "forget", "child_thread",
+)  # fmt: skip
+_CONVERSATION_FIELDS = [
+    "status", "entry", "from", "created", "updated", "count", "in_flight", "waiting", "value",
+]  # fmt: skip
+
+
+def _publications(conversation: str, rows: Iterable[bytes]) -> tuple[Publication, ...]:
+    return tuple(codec.publication(conversation, codec.delivery_from(row)) for row in rows)
+
+
+def _resume(conversation: str, canvas: bytes, entry_row: bytes) -> Publication:
+    return codec.publication(conversation, codec.delivery_from(entry_row), canvas.decode())
+
+
+def _beginning(conversation: str, reply: list[Any]) -> Beginning:
+    kind = reply[0]
+    if kind == b"begun":
+        return Begun(codec.frame_from(conversation, reply))
+    if kind == b"release":
+        return Release(codec.ending_from(reply[1], reply[2]), reply[3])
+    return Skip(reply[1].decode())
+
+
+def _commit_args(transition: Transition) -> list[str | bytes]:
+    later = [(r, r.then_delivery) for r in transition.results if r.then_delivery is not None]
+    created = [*transition.deliveries, *(delivery for _, delivery in later)]
+    # ARGV[4] is the first row: positions count from 1 behind conversation, grace and header.
+    position = {
+        id(result): 4 + 2 * (len(transition.deliveries) + n) for n, (result, _) in enumerate(later)
+    }
+    ending = transition.ending
+    header = codec.dump(
+        {
+            "delivery": transition.delivery,
+            "attempt": transition.attempt,
+            "max_deliveries": transition.max_deliveries,
+            "created": len(created),
+            "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
+            "children": transition.children,
+            "joins": [
+                (j.id, codec.join_row(j), f"{j.kind}:{j.label}" if j.label else "")
+                for j in transition.joins
+            ],
+            "results": [_result_row(r, position.get(id(r), 0)) for r in transition.results],
+            "waits": [(w.id, codec.wait_row(w)) for w in transition.waits],
+            "ending": (ending.status, codec.dump(ending.value)) if ending else False,
+            "silent": transition.silent_branch.decode(),
+            "note": transition.note,
+        }
+    )
+    args: list[str | bytes] = [header]
+    for delivery in created:
+        args += (codec.delivery_row(delivery), delivery.envelope)
+    return args
+
+
+def _result_row(result: BranchResult, position: int) -> dict[str, Any]:
+    thread = result.then_thread
+    return {
+        "join": result.branch.join,
+        "index": result.branch.index,
+        "success": result.success,
+        "path": result.payload_path,
+        "payload": result.payload.decode(),
+        "next": position,
+        "thread": (thread.id, codec.thread_row(thread)) if thread else None,
+    }
+
+
+def _commit_result(conversation: str, reply: list[Any]) -> CommitResult:
+    kind = reply[0]
+    if kind == b"fenced":
+        return Fenced()
+    if kind == b"replan":
+        _, count, clashes, over_limit, label_taken = reply
+        children = {(parent, name): child for parent, name, child in json.loads(clashes)}
+        return Replan(count, children, bool(over_limit), bool(label_taken))
+    publications = _publications(conversation, reply[1])
+    if len(reply) == 2:
+        return Committed(publications, adopted=kind == b"adopted")
+    _, _, status, value, canvas, entry = reply
+    return Committed(
+        publications, codec.ending_from(status, value), _resume(conversation, canvas, entry)
+    )
+
+
+def _conversation(conversation: str, row: list[Any], entry: bytes | None) -> Conversation:
+    status, _, from_id, created, updated, count, in_flight, waiting, value = row
+    shown = ConversationStatus(status.decode())
+    if shown is ConversationStatus.RUNNING and 0 < int(waiting) == int(in_flight):
+        shown = ConversationStatus.WAITING
+    return Conversation(
+        id=conversation,
+        status=shown,
+        entry=codec.delivery_from(entry).to if entry else "",
+        from_id=from_id.decode(),
+        created_ms=int(created),
+        updated_ms=int(updated),
+        deliveries=int(count),
+        in_flight=int(in_flight),
+        waiting=int(waiting),
+        value=json.loads(value),
+    )
+
+
+def _log_detail(event: bytes, detail: bytes, known: Mapping[str, Delivery]) -> Mapping[str, Any]:
+    text = detail.decode()
+    if event in (b"message", b"late"):
+        return {"delivery": known[text]} if text in known else {"id": text}
+    if event == b"waiting":
+        return cast(Mapping[str, Any], json.loads(text))
+    if event in (b"note", b"abandoned"):
+        delivery, what = json.loads(text)
+        return {"id": delivery, "text": what}
+    return {"text": text}
+

@@ -1,0 +1,102 @@
+"""The context buffer: a thread's messages as immutable, gap-free slots.
+
+A slot is written when a delivery for the thread is created, in the same atomic step, and never
+changes. Reading costs two round trips and happens only when somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from routing.backends.base import SharedBackend
+from routing.envelope import parse_envelope
+from routing.records import Delivery
+
+#: slots that one look loads at most: the newest ones
+DEFAULT_LIMIT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSlot:
+    """One message of a thread."""
+
+    #: position in the thread, from 0, without gaps
+    slot: int
+    message_id: str
+    from_id: str
+    to: str
+    #: root element of the payload
+    payload_name: str
+    #: the whole envelope, canonical XML
+    envelope: bytes
+
+    @property
+    def payload(self) -> Any:
+        """The payload as an lxml element."""
+        return parse_envelope(self.envelope).payload
+
+
+class ContextBuffer:
+    """The threads' messages of one conversation."""
+
+    def __init__(self, backend: SharedBackend, conversation: str) -> None:
+        self._backend = backend
+        self._conversation = conversation
+
+    def read(
+        self,
+        thread: str,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        payload_name: str | None = None,
+        from_id: str | None = None,
+    ) -> tuple[ContextSlot, ...]:
+        """The newest `limit` slots of a thread, oldest first, of one type or sender if asked.
+
+        The filters choose among those `limit` slots. Raises ValueError for `limit` < 1.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        found = self._backend.context(self._conversation, thread, limit=limit)
+        return tuple(
+            _slot(number, delivery)
+            for number, delivery in found
+            if payload_name in (None, delivery.payload_name) and from_id in (None, delivery.from_id)
+        )
+
+
+class LazyContext(Sequence[ContextSlot]):
+    """A thread's slots, loaded at the first look: a handler that never looks pays nothing."""
+
+    def __init__(self, load: Callable[[], tuple[ContextSlot, ...]]) -> None:
+        self._load = load
+        self._slots: tuple[ContextSlot, ...] | None = None
+
+    def _loaded(self) -> tuple[ContextSlot, ...]:
+        if self._slots is None:
+            self._slots = self._load()
+        return self._slots
+
+    @overload
+    def __getitem__(self, index: int) -> ContextSlot: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ContextSlot]: ...
+    def __getitem__(self, index: int | slice) -> ContextSlot | Sequence[ContextSlot]:
+        return self._loaded()[index]
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def __iter__(self) -> Iterator[ContextSlot]:
+        return iter(self._loaded())
+
+    def __repr__(self) -> str:
+        return "<context, not loaded>" if self._slots is None else repr(self._slots)
+
+
+def _slot(number: int, delivery: Delivery) -> ContextSlot:
+    return ContextSlot(
+        number, delivery.id, delivery.from_id, delivery.to, delivery.payload_name, delivery.envelope
+    )

@@ -1,0 +1,142 @@
+"""Envelopes: `<message>` with its meta and one payload, between an object and bytes.
+
+The bytes are exclusive canonical XML, so equal envelopes are equal bytes. What the payload must
+look like is not known here; `routing.ingress` checks it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lxml import etree
+
+from routing.errors import InvalidEnvelopeError
+from routing.markup import canonical, new_element, parse_canonical, parse_xml, schema_faults
+
+__all__ = [
+    "CORE_NAMESPACE",
+    "NAMESPACE",
+    "Envelope",
+    "build_envelope",
+    "canonical",
+    "envelope_faults",
+    "is_envelope",
+    "parse_envelope",
+    "parse_xml",
+    "read_envelope",
+]
+
+#: the namespace of `message` and what stands in `meta`
+NAMESPACE = "https://xml-pipeline.org/ns/envelope/v1"
+#: the namespace of payloads that belong to the format itself: `huh`
+CORE_NAMESPACE = "https://xml-pipeline.org/ns/core/v1"
+
+_MESSAGE, _META, _FROM, _TO, _THREAD = (
+    f"{{{NAMESPACE}}}{name}" for name in ("message", "meta", "from", "to", "thread")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message. Its elements belong to the tree they were read from: copy, do not move."""
+
+    from_id: str
+    to: str | None
+    #: an opaque id
+    thread: str
+    payload: etree._Element
+    #: elements of other namespaces that stood in `meta`
+    extra_meta: tuple[etree._Element, ...] = ()
+
+
+def build_envelope(
+    from_id: str,
+    to: str | None,
+    thread: str,
+    payload: etree._Element,
+    *,
+    extra_meta: Sequence[etree._Element] = (),
+) -> bytes:
+    """Return the canonical bytes of an envelope around a copy of `payload`.
+
+    Raises InvalidEnvelopeError (step "build") for a name that XML cannot carry.
+    """
+    message = new_element(_MESSAGE, {None: NAMESPACE})
+    meta = etree.SubElement(message, _META)
+    try:
+        etree.SubElement(meta, _FROM).text = from_id
+        if to is not None:
+            etree.SubElement(meta, _TO).text = to
+        etree.SubElement(meta, _THREAD).text = thread
+    except ValueError as exc:
+        raise InvalidEnvelopeError("build", [str(exc)]) from exc
+    for element in (*extra_meta, payload):
+        parent = message if element is payload else meta
+        parent.append(_standing_alone(element))
+    return canonical(message)
+
+
+def parse_envelope(data: bytes) -> Envelope:
+    """Return the envelope that `build_envelope` made.
+
+    Raises InvalidEnvelopeError with the step that failed, "parse" or "envelope XSD".
+    """
+    root = parse_canonical(data)
+    faults = envelope_faults(root)
+    if faults:
+        raise InvalidEnvelopeError("envelope XSD", faults)
+    return read_envelope(root)
+
+
+def is_envelope(root: etree._Element) -> bool:
+    """Whether the root is a `message` of our namespace, valid or not."""
+    return bool(root.tag == _MESSAGE)
+
+
+def envelope_faults(root: etree._Element) -> tuple[str, ...]:
+    """Return why a document breaks envelope.xsd; empty if it does not."""
+    return () if _schema()(root) else schema_faults(_schema_source(), root)
+
+
+def read_envelope(root: etree._Element) -> Envelope:
+    """Return the envelope of a root for which `envelope_faults` was empty."""
+    meta, payload = root.iterchildren("*")
+    texts: dict[str, str] = {}
+    extra: list[etree._Element] = []
+    for child in meta.iterchildren("*"):
+        if child.tag in (_FROM, _TO, _THREAD):
+            texts[child.tag] = child.text or ""
+        else:
+            extra.append(child)
+    return Envelope(texts[_FROM], texts.get(_TO), texts[_THREAD], payload, tuple(extra))
+
+
+def _standing_alone(element: etree._Element) -> etree._Element:
+    """Return a copy that says its default namespace itself, be it none.
+
+    Inside `message` an element that says nothing would join the envelope's namespace: libxml2
+    serialises the tree as it is and adds no `xmlns=""`.
+    """
+    alone = copy.deepcopy(element)
+    if None not in alone.nsmap:
+        inner = alone
+        alone = new_element(inner.tag, {**inner.nsmap, None: ""})
+        alone.attrib.update(inner.attrib)
+        alone.text = inner.text
+        alone.extend(list(inner))
+    alone.tail = None
+    return alone
+
+
+@cache
+def _schema_source() -> str:
+    return Path(__file__).with_name("envelope.xsd").read_text(encoding="utf-8")
+
+
+@cache
+def _schema() -> etree.XMLSchema:
+    return etree.XMLSchema(etree.fromstring(_schema_source().encode()))

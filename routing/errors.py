@@ -1,0 +1,76 @@
+"""The errors routing adds to the tree of `config.errors`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from config.errors import PermanentError
+
+
+class PayloadDefinitionError(PermanentError):
+    """A class marked `@payload` that cannot be one: not a dataclass, or a type without a wire form."""
+
+    def __init__(self, class_name: str, reason: str) -> None:
+        super().__init__(class_name, reason)
+        self.class_name, self.reason = class_name, reason
+
+    def __str__(self) -> str:
+        return f"{self.class_name} cannot be a payload: {self.reason}"
+
+
+class InvalidPayloadError(PermanentError):
+    """A value that breaks its payload contract; `faults` lists every reason."""
+
+    def __init__(self, payload_name: str, faults: Sequence[str]) -> None:
+        super().__init__(payload_name, list(faults))
+        self.payload_name, self.faults = payload_name, tuple(faults)
+
+    def __str__(self) -> str:
+        return f"{self.payload_name}: {'; '.join(self.faults)}"
+
+
+class InvalidEnvelopeError(PermanentError):
+    """Text refused by ingress; `step` names the step that refused it, `faults` say why."""
+
+    def __init__(self, step: str, faults: Sequence[str]) -> None:
+        super().__init__(step, list(faults))
+        self.step, self.faults = step, tuple(faults)
+
+    def __str__(self) -> str:
+        return f"{self.step}: {'; '.join(self.faults)}"
+
+
+class UnknownThreadError(PermanentError):
+    """A thread id that the conversation does not know: never issued, cleaned up, or expired."""
+
+    def __init__(self, thread_id: str) -> None:
+        super().__init__(thread_id)
+        self.thread_id = thread_id
+
+    def __str__(self) -> str:
+        return f"no thread {self.thread_id} in this conversation"
+
+
+class UnknownConversationError(PermanentError):
+    """A conversation id that the registry does not hold: never injected, or its retention is over."""
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(conversation_id)
+        self.conversation_id = conversation_id
+
+    def __str__(self) -> str:
+        return f"no conversation {self.conversation_id}"
+
+
+class ConversationError(PermanentError):
+    """A conversation that ended with a fault, as whoever injected it sees it.
+
+    The text is generic; what went wrong inside is in the conversation's log.
+    """
+
+    def __init__(self, code: str, message: str, retry_allowed: bool = False) -> None:
+        super().__init__(code, message, retry_allowed)
+        self.code, self.message, self.retry_allowed = code, message, retry_allowed
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

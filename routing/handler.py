@@ -1,0 +1,69 @@
+"""What a handler receives beside its payload, and what it may return.
+
+Handler authors need nothing else: `from routing import HandlerMetadata, HandlerResponse, payload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from routing.context import ContextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerMetadata:
+    """What a handler is told about the delivery it runs for."""
+
+    #: the listener's position in this conversation's call tree; the same for every message of it
+    thread_id: str
+    #: who sent this message: the previous hop only, never the chain behind it
+    from_id: str
+    #: the listener's own name, for agents; None for everybody else
+    own_name: str | None
+    #: whether this message is one the listener sent to itself
+    is_self_call: bool
+    #: for agents: how to call each of its peers, as text for a language model; else empty
+    usage_instructions: str
+    #: the delivery's id, the same in every run of it: the idempotency key for effects outside
+    message_id: str
+    #: the messages of this thread so far, oldest first, this one last; loaded when first looked at
+    context: Sequence[ContextSlot] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerResponse:
+    """One thing a handler wants to happen next.
+
+    `HandlerResponse(payload, to="peer")` calls a peer; its reply comes back to this listener
+    on this thread. Use `respond` to answer the caller and `await_input` to wait for a person.
+    """
+
+    #: the message to send; None only for `await_input`
+    payload: Any
+    #: the listener to call; empty when this is a reply
+    to: str = ""
+    #: what to ask the person who is waited for
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is None and self.payload is None:
+            raise TypeError("a HandlerResponse needs a payload; return None to end without a reply")
+
+    @classmethod
+    def respond(cls, payload: Any) -> HandlerResponse:
+        """Answer whoever called this listener, on the caller's own thread."""
+        return cls(payload)
+
+    @classmethod
+    def await_input(cls, prompt: str) -> HandlerResponse:
+        """Let the thread wait, holding no worker, until input for it arrives."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise TypeError("await_input needs the text to ask, got " + repr(prompt))
+        return cls(None, prompt=prompt)
+
+
+HandlerReturn = HandlerResponse | Sequence[HandlerResponse] | None
+#: a `def` or `async def` over (payload, HandlerMetadata)
+Handler = Callable[[Any, HandlerMetadata], HandlerReturn | Awaitable[HandlerReturn]]

@@ -1,0 +1,286 @@
+"""Ingress: from what arrived to a typed object, by named steps that stop at the first error.
+
+    parse → c14n → envelope XSD → payload extraction → thread assignment
+          → payload XSD → typed object → routing
+
+Each step is a function from one frozen `Ingress` to the next. Two sources: "registry", an
+envelope this program wrote, which is complete and believed; and "external", a payload or an
+envelope as text, or JSON values, whose `from` and `thread` (and the rest of its meta) are never
+believed: the caller of `from_outside` says who sends, and on which thread.
+
+Whatever arrives, the only error is InvalidEnvelopeError with the step's name and the faults;
+with the attempt itself that is what `routing.faults.Huh.of` needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from lxml import etree
+
+from routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
+from routing.errors import InvalidEnvelopeError, InvalidPayloadError
+from routing.faults import Huh, SystemError  # noqa: A004 - the wire format's name
+from routing.markup import (
+    XML,
+    canonical,
+    local_name,
+    parse_canonical,
+    parse_xml,
+    repair_xml,
+)
+from routing.payload import PayloadType, payload_type
+from routing.scalars import show
+
+#: bytes an envelope may add to its payload
+ENVELOPE_BYTES = 16_384
+
+_NOTHING = etree.Element("nothing")
+_FAULT_CLASSES: dict[str, type] = {"huh": Huh, "SystemError": SystemError}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What one listener lets in."""
+
+    #: the listener's name, which an envelope's `to` must be
+    listener: str
+    #: the declared classes by root name
+    accepts: Mapping[str, PayloadType]
+    #: bytes of one payload, as it arrives and in canonical form
+    max_payload_bytes: int = 1_048_576
+    #: whether damaged XML from outside is repaired
+    repair: bool = False
+    #: finds the class of a reply that the listener did not declare, by root name
+    resolve: Callable[[str], PayloadType | None] | None = None
+
+
+class Ingress(NamedTuple):
+    """Everything known so far; a field keeps its empty value until its step has run.
+
+    A NamedTuple because replacing fields costs a third of what a dataclass takes, per step.
+    """
+
+    gate: Gate
+    source: Literal["registry", "external"]
+    #: what arrived: text, or JSON values
+    raw: object
+    #: given by the caller of `from_outside`, empty for the registry
+    from_id: str = ""
+    thread: str = ""
+    root: etree._Element = _NOTHING
+    #: what the parser had to repair, for the `huh` that goes with the reply
+    repairs: tuple[str, ...] = ()
+    #: the whole document in canonical form
+    canonical: bytes = b""
+    #: who, to whom, on which thread, and the payload element; `build_envelope` takes these
+    envelope: Envelope = Envelope("", None, "", _NOTHING)
+    #: None for an undeclared reply of an unknown class, whose message is then its XML
+    payload_type: PayloadType | None = None
+    #: the typed object
+    message: Any = None
+
+
+Step = Callable[[Ingress], Ingress]
+
+
+def from_registry(data: bytes, gate: Gate) -> Ingress:
+    """Take in an envelope that this program wrote.
+
+    Its payload may be a reply of a class that the listener did not declare: `gate.resolve` and
+    the error payloads are tried, and otherwise `message` is the payload as `XML`.
+    Raises InvalidEnvelopeError.
+    """
+    return run(Ingress(gate, "registry", data))
+
+
+def from_outside(raw: object, gate: Gate, *, thread: str, from_id: str = "external") -> Ingress:
+    """Take in what somebody else sent: XML text or bytes, or a mapping of JSON values.
+
+    The mapping holds the fields of a declared class, or `type` and `payload` (and perhaps
+    `thread`, as the result of another listener does), `payload` being such a mapping or XML
+    text. Raises InvalidEnvelopeError.
+    """
+    return run(Ingress(gate, "external", raw, from_id, thread))
+
+
+def run(state: Ingress) -> Ingress:
+    """Run every step. Raises InvalidEnvelopeError naming the step that refused."""
+    for name, step in STEPS:
+        try:
+            state = step(state)
+        except InvalidPayloadError as exc:
+            raise InvalidEnvelopeError(name, exc.faults) from exc
+    return state
+
+
+def parse(state: Ingress) -> Ingress:
+    """Read the text, or write JSON values as the element they stand for."""
+    raw, limit = state.raw, state.gate.max_payload_bytes
+    if state.source == "registry":
+        return _parse_own(state)
+    if isinstance(raw, Mapping):
+        raw = _as_xml(raw, state.gate)
+        if isinstance(raw, etree._Element):
+            return state._replace(root=raw)
+    if not isinstance(raw, (str, bytes)):
+        raise InvalidEnvelopeError("parse", [f"expected XML text or a mapping, got {show(raw)}"])
+    if state.gate.repair:
+        root, repairs = repair_xml(raw, max_bytes=limit)
+        return state._replace(root=root, repairs=repairs)
+    return state._replace(root=parse_xml(raw, max_bytes=limit))
+
+
+def _parse_own(state: Ingress) -> Ingress:
+    limit = state.gate.max_payload_bytes + ENVELOPE_BYTES
+    if not isinstance(state.raw, bytes):
+        raise InvalidEnvelopeError("parse", [f"expected bytes, got {show(state.raw)}"])
+    if len(state.raw) > limit:
+        reason = f"{len(state.raw)} bytes; an envelope may have {limit}"
+        raise InvalidEnvelopeError("parse", [reason])
+    return state._replace(root=parse_canonical(state.raw))
+
+
+def canonicalise(state: Ingress) -> Ingress:
+    """Bring the document into canonical form, which may be larger than what arrived."""
+    if state.source == "registry" and isinstance(state.raw, bytes):
+        return state._replace(canonical=state.raw)  # canonical when it was built
+    data = canonical(state.root)
+    if len(data) > state.gate.max_payload_bytes:
+        reason = f"{len(data)} bytes in canonical form; at most {state.gate.max_payload_bytes}"
+        raise InvalidEnvelopeError("c14n", [reason])
+    return state._replace(canonical=data)
+
+
+def check_envelope(state: Ingress) -> Ingress:
+    """Check an envelope by envelope.xsd; from outside, a payload alone will do."""
+    if state.source == "external" and not is_envelope(state.root):
+        return state
+    faults = envelope_faults(state.root)
+    if faults:
+        raise InvalidEnvelopeError("envelope XSD", faults)
+    return state
+
+
+def extract_payload(state: Ingress) -> Ingress:
+    """Take the envelope apart."""
+    root = state.root
+    envelope = read_envelope(root) if is_envelope(root) else Envelope("", None, "", root)
+    return state._replace(envelope=envelope)
+
+
+def assign_thread(state: Ingress) -> Ingress:
+    """From outside, replace all that the meta claims except where it wanted to go."""
+    if state.source == "registry":
+        return state
+    claimed = state.envelope
+    envelope = Envelope(state.from_id, claimed.to, state.thread, claimed.payload)
+    return state._replace(envelope=envelope)
+
+
+def check_payload(state: Ingress) -> Ingress:
+    """Find the payload's class and check it by its schema."""
+    element = state.envelope.payload
+    kind = _declared(state.gate, element)
+    if kind is None and state.source == "registry":
+        kind = _undeclared(state.gate, element)
+        if kind is None:
+            return state
+    if kind is None:
+        raise InvalidEnvelopeError("payload XSD", [_not_accepted(element.tag, state.gate)])
+    faults = kind.faults(element)
+    if faults:
+        raise InvalidEnvelopeError("payload XSD", faults)
+    return state._replace(payload_type=kind)
+
+
+def make_object(state: Ingress) -> Ingress:
+    """Make the typed object."""
+    kind, element = state.payload_type, state.envelope.payload
+    message = XML.of_parsed(element) if kind is None else kind.from_valid_element(element)
+    return state._replace(message=message)
+
+
+def check_routing(state: Ingress) -> Ingress:
+    """Refuse an envelope for somebody else; from outside it may leave the receiver open."""
+    envelope, listener = state.envelope, state.gate.listener
+    if envelope.to == listener:
+        return state
+    if envelope.to is None and state.source == "external":
+        to_here = Envelope(envelope.from_id, listener, envelope.thread, envelope.payload)
+        return state._replace(envelope=to_here)
+    raise InvalidEnvelopeError("routing", ["the envelope is not addressed to this listener"])
+
+
+#: the steps in their order, by the names that errors carry
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("parse", parse),
+    ("c14n", canonicalise),
+    ("envelope XSD", check_envelope),
+    ("payload extraction", extract_payload),
+    ("thread assignment", assign_thread),
+    ("payload XSD", check_payload),
+    ("typed object", make_object),
+    ("routing", check_routing),
+)
+
+
+def _declared(gate: Gate, element: etree._Element) -> PayloadType | None:
+    kind = gate.accepts.get(local_name(element))
+    return kind if kind is not None and kind.tag == element.tag else None
+
+
+def _undeclared(gate: Gate, element: etree._Element) -> PayloadType | None:
+    """Return the class of a reply that the listener did not declare, None if nobody knows it."""
+    name = local_name(element)
+    kind = gate.resolve(name) if gate.resolve is not None else None
+    if kind is None and name in _FAULT_CLASSES:
+        kind = payload_type(_FAULT_CLASSES[name])
+    return kind if kind is not None and kind.tag == element.tag else None
+
+
+def _not_accepted(what: object, gate: Gate) -> str:
+    names = ", ".join(sorted(gate.accepts)) or "nothing"
+    return f"{show(what).removeprefix('str ')} is not accepted here; accepted: {names}"
+
+
+def _as_xml(values: Mapping[Any, Any], gate: Gate) -> etree._Element | str | bytes:
+    """Return the element that JSON values stand for, or the XML text a result carried."""
+    name, content = values.get("type"), values.get("payload")
+    named = {"type", "payload"} <= values.keys() <= {"type", "payload", "thread"}
+    if named and isinstance(name, str) and isinstance(content, (str, bytes, Mapping)):
+        if isinstance(content, (str, bytes)) and name in (*gate.accepts, "XML"):
+            return content
+        if name in gate.accepts and isinstance(content, Mapping):
+            kind = gate.accepts[name]
+            return kind.to_element(kind.from_json(content))
+        if not _fitting(values, gate):
+            raise InvalidPayloadError("payload", [_not_accepted(name, gate)])
+    return _as_only_fit(values, gate)
+
+
+def _as_only_fit(values: Mapping[str, object], gate: Gate) -> etree._Element:
+    """Return the element of the one declared class that the values fit."""
+    if len(gate.accepts) == 1:
+        (kind,) = gate.accepts.values()
+        return kind.to_element(kind.from_json(values))
+    fitting = _fitting(values, gate)
+    if len(fitting) != 1:
+        found = " and ".join(kind.name for kind, _ in fitting) or "none of the accepted classes"
+        names = ", ".join(sorted(gate.accepts)) or "nothing"
+        reason = f'the fields fit {found}; send {{"type": …, "payload": …}}; accepted: {names}'
+        raise InvalidPayloadError("payload", [reason])
+    ((kind, message),) = fitting
+    return kind.to_element(message)
+
+
+def _fitting(values: Mapping[str, object], gate: Gate) -> list[tuple[PayloadType, Any]]:
+    fitting = []
+    for kind in gate.accepts.values():
+        try:
+            fitting.append((kind, kind.from_json(values)))
+        except InvalidPayloadError:  # an answer to "does it fit?", not an error
+            continue
+    return fitting

@@ -1,0 +1,344 @@
+"""XML text in and out: the one hardened parser, the one canonical form, and the `XML` wrapper.
+
+Everything that reads XML text goes through `parse_xml` (text from anywhere), `repair_xml`
+(the same with recovery, for text written by language models) or `parse_canonical` (text this
+program wrote itself). All three resolve no entity, touch no network, and refuse what XML 1.0
+in UTF-8 does not need here: DOCTYPE, processing instructions, other encodings.
+
+Bounds: size as the caller says, `MAX_DEPTH` levels, `MAX_ATTRIBUTES` attributes per element and
+`MAX_NAMESPACES` declarations in scope (canonicalisation is quadratic in both). libxml2 itself
+stops at 256 levels; the lower limit for text from outside leaves room to wrap it in envelopes,
+sequences and buffers afterwards. Comments are dropped. Nothing here recurses over the document.
+
+Canonical form: Exclusive XML Canonicalization 1.0 without comments, W3C, 2002.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from itertools import islice
+from typing import Any, NamedTuple, cast
+
+from lxml import etree
+
+from routing.errors import InvalidEnvelopeError, InvalidPayloadError
+
+#: levels of nesting accepted from outside; an element without children is one level
+MAX_DEPTH = 200
+#: attributes of one element accepted from outside
+MAX_ATTRIBUTES = 256
+#: namespace declarations in scope at one element accepted from outside
+MAX_NAMESPACES = 256
+#: faults reported for one document; a million broken items need no million messages
+MAX_FAULTS = 50
+#: characters of one fault; libxml2 quotes the whole value it refuses
+MAX_FAULT_CHARS = 500
+
+#: any character that XML 1.0 cannot carry, not even escaped
+ILLEGAL_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_DECLARED_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([^"']*)["']""")
+_DOCTYPE_IN_PROLOG = re.compile(rb"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PARSE = "parse"
+
+
+class _Parsers(threading.local):
+    """One parser per thread: a shared one would be locked, and its lock could be held at a fork."""
+
+    def __init__(self) -> None:
+        self.strict = _new_parser(recover=False)
+
+
+def _new_parser(*, recover: bool) -> etree.XMLParser:
+    return etree.XMLParser(
+        encoding="utf-8",  # whatever the document declares; checked before
+        resolve_entities=False,
+        load_dtd=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        recover=recover,
+    )
+
+
+_parsers = _Parsers()
+
+
+class Repaired(NamedTuple):
+    """A document read with recovery allowed."""
+
+    root: etree._Element
+    #: what the parser said; empty when the text was well-formed as it stood
+    repairs: tuple[str, ...]
+
+
+def parse_xml(text: str | bytes, *, max_bytes: int | None = None) -> etree._Element:
+    """Return the root of a document from anywhere.
+
+    Raises InvalidEnvelopeError (step "parse"): too large, not UTF-8, not well-formed, nested
+    deeper than `MAX_DEPTH`, or with a DOCTYPE, an entity or a processing instruction.
+    """
+    data = _checked_bytes(text, max_bytes)
+    _refuse_doctype(data)
+    root = _parse_strictly(data)
+    _check_shape(root, data)
+    return root
+
+
+def parse_canonical(data: bytes) -> etree._Element:
+    """Return the root of a document that `canonical` wrote in this program; as hardened, but
+    without the limits that were checked when its content came in.
+
+    Raises InvalidEnvelopeError (step "parse").
+    """
+    _refuse_doctype(data)
+    return _parse_strictly(data)
+
+
+def repair_xml(text: str | bytes, *, max_bytes: int | None = None) -> Repaired:
+    """Return the root of a document that may be damaged, and what had to be repaired.
+
+    Text around the markup is cut off, unknown entities become the text they look like, the rest
+    is libxml2's recovery. Limits hold as in `parse_xml`: nothing too large or too deep is cut
+    down to fit. Raises InvalidEnvelopeError (step "parse") when nothing usable is left.
+    """
+    data = _checked_bytes(text, max_bytes)
+    try:
+        return Repaired(parse_xml(data), ())
+    except InvalidEnvelopeError:
+        markup, repairs = _markup_only(data)
+    _refuse_doctype(markup)
+    parser = _new_parser(recover=True)
+    try:
+        root = etree.fromstring(markup, parser) if markup else None
+    except etree.XMLSyntaxError as exc:
+        raise InvalidEnvelopeError(_PARSE, [_short(exc.msg or str(exc))]) from exc
+    log: list[Any] = list(islice(cast(Any, parser.error_log), MAX_FAULTS))
+    messages = [_short(f"line {entry.line}: {entry.message}") for entry in log]
+    if root is None or any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in log):
+        raise InvalidEnvelopeError(_PARSE, messages or ["there is no XML in this text"])
+    _entities_to_text(root)
+    _check_shape(root, markup)
+    # Recovery may leave characters or names in the tree that no parser would read again.
+    return Repaired(parse_xml(canonical(root)), tuple(dict.fromkeys(repairs + messages)))
+
+
+def canonical(element: etree._Element) -> bytes:
+    """Return the exclusive canonical form of `element`, UTF-8, without comments.
+
+    It does not depend on where the element stands. Never call it on a tree of unknown depth:
+    libxml2 recurses. Raises InvalidEnvelopeError (step "c14n") for what has no canonical form,
+    such as a relative namespace URI.
+    """
+    try:
+        data: bytes = etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
+    except etree.C14NError as exc:
+        reason = "it has no canonical form (a relative namespace URI, or an entity)"
+        raise InvalidEnvelopeError("c14n", [reason]) from exc
+    return data
+
+
+def schema_faults(schema_source: str, element: etree._Element) -> tuple[str, ...]:
+    """Return why `element` breaks the schema, at most `MAX_FAULTS` messages.
+
+    It compiles the schema anew: an `XMLSchema` keeps its messages on itself, where another
+    thread validating at the same time would clear them.
+    """
+    schema = etree.XMLSchema(etree.fromstring(schema_source.encode()))
+    if schema(element):
+        return ()
+    return limited([str(entry.message) for entry in islice(cast(Any, schema.error_log), MAX_FAULTS + 1)])
+
+
+def limited(faults: list[str]) -> tuple[str, ...]:
+    """Return the faults, each cut to `MAX_FAULT_CHARS`, and after `MAX_FAULTS` one that says so."""
+    cut = tuple(_short(fault) for fault in faults[:MAX_FAULTS])
+    return (*cut, "and more") if len(faults) > MAX_FAULTS else cut
+
+
+def new_element(tag: str, namespaces: dict[str | None, str]) -> etree._Element:
+    """Return an empty element that declares `namespaces`; an empty one is `xmlns=""`."""
+    return etree.Element(tag, nsmap=cast(dict[str, str], namespaces))  # the stubs know no None
+
+
+def local_name(element: etree._Element) -> str:
+    """Return the element's name without its namespace."""
+    return str(element.tag).rpartition("}")[2]
+
+
+class XML:
+    """One raw XML element, kept as its exclusive canonical form; equal and hashable by it.
+
+    Made from text or from an lxml element, which is copied. A namespace that only content
+    mentions (`xsi:type="x:y"`) is not part of the exclusive canonical form and is lost.
+    Raises InvalidPayloadError for anything `parse_xml` would refuse.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, source: str | bytes | etree._Element | XML) -> None:
+        if isinstance(source, XML):
+            self._text: str = source._text
+            return
+        try:
+            self._text = canonical(_raw_root(source)).decode()
+        except InvalidEnvelopeError as exc:
+            raise InvalidPayloadError("XML", exc.faults) from exc
+
+    @classmethod
+    def of_parsed(cls, element: etree._Element) -> XML:
+        """Wrap an element of a tree that this module's parser built; nothing is checked again."""
+        wrapped = cls.__new__(cls)
+        wrapped._text = canonical(element).decode()
+        return wrapped
+
+    @property
+    def text(self) -> str:
+        """The exclusive canonical form."""
+        return self._text
+
+    @property
+    def element(self) -> etree._Element:
+        """A fresh copy of the element, the caller's to change."""
+        return parse_canonical(self._text.encode())
+
+    def __reduce__(self) -> tuple[type[XML], tuple[str]]:
+        return XML, (self._text,)
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, XML) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"XML({self._text!r})"
+
+
+def _raw_root(source: str | bytes | etree._Element) -> etree._Element:
+    if isinstance(source, (str, bytes)):
+        return parse_xml(source)
+    if not etree.iselement(source):
+        kind = type(source).__name__
+        raise InvalidEnvelopeError(_PARSE, [f"expected XML text or an lxml element, got {kind}"])
+    _check_levels(source, count_names=True)  # before anything that recurses in C
+    return parse_xml(etree.tostring(source, encoding="utf-8", with_tail=False))
+
+
+def _checked_bytes(text: str | bytes, max_bytes: int | None) -> bytes:
+    """Return the text as UTF-8 bytes, refusing what needs no parser to be refused."""
+    try:
+        data = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as exc:
+        reason = f"character {exc.start} is half of a surrogate pair"
+        raise InvalidEnvelopeError(_PARSE, [reason]) from exc
+    if max_bytes is not None and len(data) > max_bytes:
+        raise InvalidEnvelopeError(_PARSE, [f"{len(data)} bytes; at most {max_bytes} are accepted"])
+    if b"\0" in data:
+        raise InvalidEnvelopeError(_PARSE, ["it contains a NUL character"])
+    if not isinstance(text, str):
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            reason = f"not UTF-8: {exc.reason} at byte {exc.start}"
+            raise InvalidEnvelopeError(_PARSE, [reason]) from exc
+    return data
+
+
+def _refuse_doctype(data: bytes) -> None:
+    """Refuse a declared encoding other than UTF-8, and a DOCTYPE, before a parser sees them."""
+    body = data.removeprefix(_BYTE_ORDER_MARK)
+    if body.startswith(b"<?xml"):
+        declared = _DECLARED_ENCODING.match(body)
+        if declared and declared[1].lower() not in (b"utf-8", b"utf8"):
+            name = declared[1].decode(errors="replace")
+            raise InvalidEnvelopeError(
+                _PARSE, [_short(f"encoding {name!r} is declared; only UTF-8 is accepted")]
+            )
+    if b"<!DOCTYPE" in body and _DOCTYPE_IN_PROLOG.match(
+        body
+    ):  # else it is text in a CDATA section
+        raise InvalidEnvelopeError(_PARSE, ["a DOCTYPE is not accepted"])
+
+
+def _parse_strictly(data: bytes) -> etree._Element:
+    try:
+        root: etree._Element = etree.fromstring(data, _parsers.strict)
+    except etree.XMLSyntaxError as exc:
+        raise InvalidEnvelopeError(_PARSE, [_short(exc.msg or str(exc))]) from exc
+    if b"<?" in data:
+        _refuse_instructions(root)
+    return root
+
+
+def _refuse_instructions(root: etree._Element) -> None:
+    """A processing instruction would vanish from a typed payload without a word."""
+    inside = root.iter(etree.PI)
+    around = (*root.itersiblings(etree.PI, preceding=True), *root.itersiblings(etree.PI))
+    if around or next(inside, None) is not None:
+        raise InvalidEnvelopeError(_PARSE, ["a processing instruction is not accepted"])
+
+
+def _check_shape(root: etree._Element, data: bytes) -> None:
+    """Refuse extreme shapes; a look at the bytes spares small documents the walk."""
+    count_names = data.count(b"=") > min(MAX_ATTRIBUTES, MAX_NAMESPACES)
+    if count_names or data.count(b"<") > MAX_DEPTH:
+        _check_levels(root, count_names=count_names)
+
+
+def _check_levels(root: etree._Element, *, count_names: bool) -> None:
+    """Walk level by level, so that no depth is too deep for the walk itself."""
+    depth, level = 0, [root]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InvalidEnvelopeError(_PARSE, [f"nested deeper than {MAX_DEPTH} levels"])
+        if count_names:
+            for element in level:
+                _check_names(element)
+        level = [child for element in level for child in element]
+
+
+def _check_names(element: etree._Element) -> None:
+    if not isinstance(element.tag, str):  # a comment
+        return
+    if len(element.attrib) > MAX_ATTRIBUTES:
+        raise InvalidEnvelopeError(
+            _PARSE, [f"an element has more than {MAX_ATTRIBUTES} attributes"]
+        )
+    if len(element.nsmap) > MAX_NAMESPACES:
+        raise InvalidEnvelopeError(_PARSE, [f"more than {MAX_NAMESPACES} namespaces in scope"])
+
+
+def _markup_only(data: bytes) -> tuple[bytes, list[str]]:
+    """Cut off the prose that a language model may put around its XML."""
+    start, end = data.find(b"<"), data.rfind(b">") + 1
+    if start < 0 or end <= start:
+        return b"", []
+    outside = data[:start].removeprefix(_BYTE_ORDER_MARK).strip() or data[end:].strip()
+    return data[start:end], ["text around the XML was ignored"] if outside else []
+
+
+def _entities_to_text(root: etree._Element) -> None:
+    """Replace references to unknown entities by the text they look like, such as "AT&T;"."""
+    for entity in list(root.iter(etree.Entity)):
+        parent = entity.getparent()
+        if parent is None:
+            continue
+        text = f"{entity.text}{entity.tail or ''}"
+        before = entity.getprevious()
+        if before is None:
+            parent.text = (parent.text or "") + text
+        else:
+            before.tail = (before.tail or "") + text
+        entity.tail = None  # removing a node takes its tail along
+        parent.remove(entity)
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= MAX_FAULT_CHARS else f"{message[:MAX_FAULT_CHARS]}…"

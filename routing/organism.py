@@ -1,0 +1,185 @@
+"""The organism as it runs: listeners resolved to handlers and payload types, frozen.
+
+`build_organism` turns the configuration (names and dotted paths) into objects and adds what
+it finds wrong to the loader's list, so that `threadloom check` and start-up report the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from config import ConfigurationError, ListenerConfig, OrganismConfig, Problem, import_dotted
+from routing.errors import PayloadDefinitionError
+from routing.payload import PayloadType, payload_type
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One named handler with its contract; its Celery task has the same name."""
+
+    name: str
+    handler: Callable[..., Any]
+    #: what it takes, by root element name
+    accepts: Mapping[str, PayloadType]
+    description: str
+    #: what it says it answers with, by root element name; empty: not declared
+    replies: Mapping[str, PayloadType] = field(default_factory=dict)
+    agent: bool = False
+    #: whom it may call; None: anybody; empty: nobody (itself always)
+    peers: tuple[str, ...] | None = None
+    #: how long one run of the handler may take
+    timeout_s: float = 30.0
+    queue: str | None = None
+    rate_limit: str | None = None
+    #: further runs after a failure that a retry may mend
+    max_retries: int = 3
+    #: base of the exponential backoff between runs
+    retry_backoff_s: float = 1.0
+    #: accept damaged XML and say so in a `<huh>`
+    repair: bool = False
+    prompt: str = ""
+    #: for agents: how to call its peers, as text
+    usage: str = ""
+    #: a `system.*` listener: ours, never removed
+    system: bool = False
+
+    def may_call(self, target: str) -> bool:
+        """Whether this listener's declaration lets it send to `target`."""
+        return self.peers is None or target in self.peers or target == self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Organism:
+    """One deployed configuration: its listeners and limits."""
+
+    name: str
+    listeners: Mapping[str, Listener]
+    max_depth: int = 50
+    max_deliveries: int = 10_000
+    max_payload_bytes: int = 1_048_576
+    depth_first: bool = False
+
+    def payload_type_at(self, path: str) -> PayloadType | None:
+        """The payload class at a dotted path, or None when this process cannot have it.
+
+        Replies may be of a class that no listener declares, so any payload class of a module
+        that is loaded or that declares something for this organism will do. Anything else is
+        not imported on the word of a stored message.
+        """
+        module_name, _, class_name = path.rpartition(".")
+        module = sys.modules.get(module_name)
+        if module is None and module_name in self._modules():
+            module = importlib.import_module(module_name)
+        found = getattr(module, class_name, None)
+        if not isinstance(found, type):
+            return None
+        try:
+            return payload_type(found)
+        except PayloadDefinitionError:
+            return None
+
+    def _modules(self) -> set[str]:
+        types = (t for entry in self.listeners.values() for t in entry.accepts.values())
+        return {t.cls.__module__ for t in types}
+
+
+def build_organism(
+    config: OrganismConfig,
+    *,
+    system_listeners: Iterable[Listener] = (),
+    problems: Sequence[Problem] = (),
+    source: str = "organism",
+) -> Organism:
+    """Return the runnable organism, or raise one ConfigurationError with every problem.
+
+    `problems` are what the loader found before; they lead the report.
+    """
+    found = list(problems)
+    listeners = {entry.name: entry for entry in system_listeners}
+    for entry in config.listeners:
+        built = _listener(entry, found)
+        if built is not None and built.name not in listeners:
+            listeners[built.name] = built
+    if found:
+        raise ConfigurationError(source, found)
+    section = config.organism
+    return Organism(
+        name=section.name,
+        listeners=MappingProxyType(
+            {name: _with_usage(entry, listeners) for name, entry in listeners.items()}
+        ),
+        max_depth=section.max_depth,
+        max_deliveries=section.max_deliveries,
+        max_payload_bytes=section.max_payload_bytes,
+        depth_first=section.thread_scheduling == "depth-first",
+    )
+
+
+def _listener(entry: ListenerConfig, problems: list[Problem]) -> Listener | None:
+    before = len(problems)
+    where = f"listeners[{entry.position}]"
+    accepts = _types(entry.payload_class, f"{where}.payload_class", problems)
+    replies = _types(entry.replies, f"{where}.replies", problems)
+    try:
+        handler = import_dotted(entry.handler)
+    except ConfigurationError:
+        return None  # the loader has reported it
+    if len(problems) > before:
+        return None
+    return Listener(
+        name=entry.name,
+        handler=handler,  # type: ignore[arg-type]  # the loader checked that it is callable
+        accepts=accepts,
+        description=entry.description,
+        replies=replies,
+        agent=entry.agent,
+        peers=entry.peers,
+        timeout_s=entry.timeout_seconds,
+        queue=entry.queue,
+        rate_limit=entry.rate_limit,
+        max_retries=entry.max_retries,
+        retry_backoff_s=entry.retry_backoff,
+        repair=entry.repair,
+        prompt=entry.prompt,
+    )
+
+
+def _types(
+    paths: Sequence[str], where: str, problems: list[Problem]
+) -> Mapping[str, PayloadType]:
+    types: dict[str, PayloadType] = {}
+    for position, path in enumerate(paths):
+        at = f"{where}[{position}]" if len(paths) > 1 else where
+        try:
+            found = import_dotted(path)
+        except ConfigurationError:
+            continue  # the loader has reported it
+        try:
+            kind = payload_type(found)  # type: ignore[arg-type]
+        except PayloadDefinitionError as exc:
+            problems.append(Problem(at, str(exc)))
+            continue
+        if kind.name in types and types[kind.name].cls is not kind.cls:
+            problems.append(Problem(at, f"two classes share the root element <{kind.name}>"))
+        types[kind.name] = kind
+    return MappingProxyType(types)
+
+
+def _with_usage(entry: Listener, listeners: Mapping[str, Listener]) -> Listener:
+    if not entry.agent:
+        return entry
+    names = entry.peers if entry.peers is not None else [
+        name for name, other in listeners.items() if name != entry.name and not other.system
+    ]
+    parts = [_usage_of(listeners[name]) for name in names if name in listeners]
+    return replace(entry, usage="\n\n".join(parts))
+
+
+def _usage_of(entry: Listener) -> str:
+    kinds = "\n".join(kind.usage for kind in entry.accepts.values())
+    return f"{entry.name}: {entry.description}\n{kinds}"

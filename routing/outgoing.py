@@ -1,0 +1,63 @@
+"""Payloads on their way out: serialised once, with what the planner has to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lxml import etree
+
+from routing.faults import Huh, SystemError  # noqa: A004  # the wire format's name
+from routing.markup import XML
+from routing.payload import payload_type
+from routing.records import ConversationStatus, Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A payload on its way out."""
+
+    element: etree._Element
+    name: str
+    #: dotted path of its class; "" for a raw element
+    path: str
+    #: JSON-able form, for whoever injected the conversation
+    value: Any
+    #: a `SystemError` or `huh`
+    is_fault: bool
+
+
+def content_of(payload: Any) -> Content:
+    """Serialise a payload object. Raises InvalidPayloadError or PayloadDefinitionError."""
+    if isinstance(payload, XML):
+        element = payload.element
+        name = etree.QName(element).localname
+        return Content(element, name, "", payload.text, False)
+    kind = payload_type(type(payload))
+    element = kind.to_element(payload)
+    is_fault = isinstance(payload, SystemError | Huh)
+    return Content(element, kind.name, kind.path, kind.to_json(payload), is_fault)
+
+
+def ending_of(content: Content, thread: str, *, repairs: str = "") -> Ending:
+    """How a first-hop reply ends the conversation for whoever injected it.
+
+    `repairs` says what was repaired in the injected XML; the value then carries it as `huh`.
+    """
+    if not content.is_fault:
+        value = {"type": content.name, "payload": content.value, "thread": thread}
+        if repairs:
+            value["huh"] = repairs
+        return Ending(ConversationStatus.COMPLETED, value)
+    return Ending(ConversationStatus.ERROR, _fault_value(content.value))
+
+
+def _fault_value(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "error" in value:
+        return {"code": "validation", "message": value["error"], "retry_allowed": False}
+    return {
+        "code": value["code"],
+        "message": value["message"],
+        "retry_allowed": value["retry_allowed"],
+    }

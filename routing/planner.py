@@ -1,0 +1,393 @@
+"""The planner: from what a run asked for to what must happen, as one Transition.
+
+Pure: no I/O, no clock; ids come from `new_id`. It knows the rules of routing (peers, threads,
+depth, who gets which error) and of joins (what a branch's answer leads to); the backends apply
+the transition atomically and `tasks` publishes what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lxml import etree
+
+from routing.actions import Action, Actions, FanOut, Fault, Forward
+from routing.envelope import build_envelope
+from routing.errors import InvalidPayloadError, PayloadDefinitionError
+from routing.faults import (
+    handler_fault,
+    limit_fault,
+    routing_fault,
+    silent_fault,
+    validation_fault,
+)
+from routing.handler import HandlerResponse
+from routing.markup import canonical
+from routing.organism import Listener, Organism
+from routing.outgoing import Content, content_of, ending_of
+from routing.records import (
+    Branch,
+    BranchResult,
+    Delivery,
+    Ending,
+    Frame,
+    Join,
+    JoinKind,
+    Opening,
+    Scope,
+    Thread,
+    Transition,
+    Wait,
+)
+
+#: the sender of faults that no listener sent
+SYSTEM = "system"
+#: root element of the message that tells a system listener that its join has fired
+JOIN_SETTLED = "JoinSettled"
+_NOTE_LIMIT = 4096
+
+
+def open_conversation(
+    conversation: str,
+    listener: Listener,
+    content: Content,
+    *,
+    from_id: str,
+    root_thread: str,
+    new_id: Callable[[], str],
+    canvas: str = "",
+    repairs: str = "",
+) -> Opening:
+    """What injecting one payload creates; the first delivery's id is the conversation's."""
+    root = Thread(root_thread, (from_id,))
+    thread = Thread(new_id(), (from_id, listener.name), root_thread, repairs=repairs)
+    entry = Delivery(
+        id=conversation,
+        thread=thread.id,
+        from_id=from_id,
+        to=listener.name,
+        payload_name=content.name,
+        payload_path=content.path,
+        envelope=build_envelope(from_id, listener.name, thread.id, content.element),
+    )
+    return Opening(conversation, entry, root, thread, canvas)
+
+
+def plan(
+    actions: Actions,
+    frame: Frame,
+    organism: Organism,
+    *,
+    new_id: Callable[[], str],
+    over_limit: bool = False,
+    label_taken: bool = False,
+) -> Transition:
+    """Decide everything that follows from one run of a listener.
+
+    `over_limit` and `label_taken` are what a backend answered to the plan before this one.
+    """
+    draft = _Draft(frame, organism, new_id, over_limit=over_limit, label_taken=label_taken)
+    for action in actions:
+        draft.add(action)
+    transition = draft.transition()
+    created = len(transition.deliveries)
+    if transition.max_deliveries and frame.deliveries + created > transition.max_deliveries:
+        return plan(
+            actions, frame, organism, new_id=new_id, over_limit=True, label_taken=label_taken
+        )
+    return transition
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A transition being written; one method per kind of action."""
+
+    frame: Frame
+    organism: Organism
+    new_id: Callable[[], str]
+    over_limit: bool = False
+    label_taken: bool = False
+    deliveries: list[Delivery] = field(default_factory=list)
+    threads: list[Thread] = field(default_factory=list)
+    children: dict[tuple[str, str], str] = field(default_factory=dict)
+    joins: list[Join] = field(default_factory=list)
+    results: list[BranchResult] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    ending: Ending | None = None
+    notes: list[str] = field(default_factory=list)
+    calls: int = 0
+    limit_told: bool = False
+
+    # --- what is asked -----------------------------------------------------------------
+
+    def add(self, action: Action) -> None:
+        if isinstance(action, Fault):
+            self.notes.append(action.note)
+            self._reply(action.payload)
+        elif isinstance(action, FanOut):
+            self._fan_out(action)
+        elif isinstance(action, Forward):
+            self._forward(action)
+        elif action.prompt is not None:
+            self._wait(action.prompt)
+        elif action.to:
+            self._call(action)
+        else:
+            self._reply(action.payload)
+
+    def transition(self) -> Transition:
+        frame = self.frame
+        silent = b""
+        if frame.delivery.scope:
+            silent = canonical(content_of(silent_fault()).element)
+        return Transition(
+            conversation=frame.conversation,
+            delivery=frame.delivery.id,
+            attempt=frame.attempt,
+            deliveries=tuple(self.deliveries),
+            threads=tuple(self.threads),
+            children=tuple((p, n, c) for (p, n), c in self.children.items()),
+            joins=tuple(self.joins),
+            results=tuple(self.results),
+            waits=tuple(self.waits),
+            ending=self.ending,
+            silent_branch=silent,
+            max_deliveries=self.organism.max_deliveries if self.calls else 0,
+            note="\n".join(self.notes)[:_NOTE_LIMIT],
+        )
+
+    # --- replies -----------------------------------------------------------------------
+
+    def _reply(self, payload: Any) -> None:
+        """Answer the caller; a payload that breaks its own contract becomes a fault."""
+        try:
+            content = self._content(payload)
+        except (InvalidPayloadError, PayloadDefinitionError) as exc:
+            self.notes.append(f"the reply cannot be sent: {exc}")
+            content = content_of(handler_fault())
+        thread = self.frame.thread
+        if thread.branch is not None:
+            self._answer_branch(thread.branch, content)
+        elif thread.depth <= 1:
+            self._end(content)
+        else:
+            assert thread.caller is not None
+            assert thread.parent is not None
+            self._deliver(thread.caller, thread.parent, self._own_name, content, thread.depth - 1)
+
+    def _end(self, content: Content) -> None:
+        if self.ending is None:
+            thread = self.frame.thread
+            self.ending = ending_of(content, thread.parent or "", repairs=thread.repairs)
+
+    def _answer_branch(self, branch: Branch, content: Content) -> None:
+        join = self.frame.join
+        result = BranchResult(
+            branch, not content.is_fault, canonical(content.element), content.path
+        )
+        following = branch.index + 1
+        if (
+            join is not None
+            and join.kind is JoinKind.SEQUENCE
+            and result.success
+            and following < join.total
+        ):
+            thread, delivery = self._next_step(join, following, content)
+            result = BranchResult(
+                branch, True, result.payload, result.payload_path, delivery, thread
+            )
+        self.results.append(result)
+
+    def _next_step(self, join: Join, index: int, content: Content) -> tuple[Thread, Delivery]:
+        step = self.frame.thread  # (…, initiator, the sequence, this step)
+        name = join.targets[index]
+        branch = Branch(join.id, index)
+        thread = Thread(self.new_id(), (*step.chain[:-1], name), step.parent, branch)
+        scope = (*self._scope_around(join.id), branch)
+        delivery = self._new_delivery(
+            name, thread, step.chain[-3], content, scope, delivery_id=join.deliveries[index]
+        )
+        return thread, delivery
+
+    def _scope_around(self, join: str) -> Scope:
+        scope = self.frame.delivery.scope
+        joins = [branch.join for branch in scope]
+        return scope[: joins.index(join)] if join in joins else scope
+
+    # --- calls -------------------------------------------------------------------------
+
+    def _call(self, response: HandlerResponse) -> None:
+        target = self.organism.listeners.get(response.to)
+        own = self.organism.listeners.get(self._own_name)
+        if target is None or (own is not None and not own.may_call(response.to)):
+            self._tell_self(routing_fault(), f"may not call {response.to!r}, or there is none")
+            return
+        try:
+            content = self._content(response.payload)
+        except (InvalidPayloadError, PayloadDefinitionError) as exc:
+            self._tell_self(validation_fault(str(exc)), f"the call cannot be sent: {exc}")
+            return
+        thread = self.frame.thread
+        if response.to == self._own_name:
+            self._deliver(response.to, thread.id, self._own_name, content, thread.depth, call=True)
+            return
+        if thread.depth + 1 > self.organism.max_depth:
+            self._tell_self(limit_fault(), f"the call chain is {thread.depth} deep")
+            return
+        child = self._child(thread.id, (*thread.chain, response.to), response.to)
+        self._deliver(
+            response.to, child, self._own_name, content, thread.depth + 1, call=True
+        )
+
+    def _child(self, parent: str, chain: tuple[str, ...], name: str) -> str:
+        """The one child thread of `parent` for `name`: known, proposed before, or proposed now."""
+        known = self.frame.children.get((parent, name)) or self.children.get((parent, name))
+        if known is not None:
+            return known
+        proposed = self.new_id()
+        self.children[parent, name] = proposed
+        self.threads.append(Thread(proposed, chain, parent))
+        return proposed
+
+    def _tell_self(self, fault: Any, note: str) -> None:
+        """A call that cannot be made is answered to the listener that wanted to make it."""
+        self.notes.append(note)
+        thread = self.frame.thread
+        self._deliver(
+            self._own_name, thread.id, SYSTEM, content_of(fault), thread.depth, call=True
+        )
+
+    def _forward(self, forward: Forward) -> None:
+        thread = self.frame.thread
+        assert thread.parent is not None
+        content = self._content(forward.payload)
+        chain = (*thread.chain[:-1], forward.to)
+        caller = thread.chain[-2]
+        if thread.branch is None:
+            child = self._child(thread.parent, chain, forward.to)
+            self._deliver(forward.to, child, caller, content, thread.depth, call=True)
+            return
+        stand_in = Thread(self.new_id(), chain, thread.parent, thread.branch)
+        self.threads.append(stand_in)
+        self._deliver(forward.to, stand_in.id, caller, content, thread.depth, call=True)
+
+    def _wait(self, prompt: str) -> None:
+        delivery = self.frame.delivery
+        self.waits.append(
+            Wait(self.new_id(), delivery.thread, self._own_name, prompt, delivery.scope)
+        )
+
+    # --- fan-out -----------------------------------------------------------------------
+
+    def _fan_out(self, fan: FanOut) -> None:
+        if self.label_taken:
+            self._reply(fan.refusal)
+            return
+        if self.over_limit:
+            self._limit_reply()
+            return
+        self.calls += 1
+        join_id = self.new_id()
+        steps = fan.kind is JoinKind.SEQUENCE
+        body = self._body(join_id) if fan.collect else None
+        ids = tuple(self.new_id() for _ in range(fan.total if steps else 0))
+        opener = self.frame.thread
+        self.joins.append(
+            Join(
+                join_id, fan.kind, opener.id, fan.total, fan.need_ok, fan.need_failed,
+                body.id if body else None, ids, fan.targets, fan.window, fan.deadline_ms,
+                fan.label, fan.memo,
+            )
+        )  # fmt: skip
+        if body is not None:
+            self.deliveries.append(body)
+        for index, element in enumerate(fan.inputs):
+            self._branch(fan, join_id, index, element, ids[index] if steps else "")
+        if fan.reply is not None:
+            self._reply(fan.reply)
+
+    def _branch(self, fan: FanOut, join: str, index: int, element: Any, delivery_id: str) -> None:
+        opener = self.frame.thread
+        branch = Branch(join, index)
+        name = fan.targets[index if fan.kind is JoinKind.SEQUENCE else 0]
+        thread = Thread(self.new_id(), (*opener.chain, name), opener.id, branch)
+        self.threads.append(thread)
+        content = Content(element, etree.QName(element).localname, "", None, False)
+        self.deliveries.append(
+            self._new_delivery(
+                # Branches see the initiator as their caller; they need not know of the join.
+                name, thread, opener.chain[-2], content,
+                (*self.frame.delivery.scope, branch),
+                delivery_id=delivery_id,
+                held=bool(fan.window) and index >= fan.window,
+                answer_within_ms=fan.item_timeout_ms,
+            )
+        )  # fmt: skip
+
+    def _body(self, join: str) -> Delivery:
+        settled = etree.Element(JOIN_SETTLED)
+        etree.SubElement(settled, "join").text = join
+        content = Content(settled, JOIN_SETTLED, "", None, False)
+        return self._new_delivery(
+            self._own_name, self.frame.thread, self._own_name, content,
+            self.frame.delivery.scope, held=True,
+        )  # fmt: skip
+
+    # --- shared ------------------------------------------------------------------------
+
+    @property
+    def _own_name(self) -> str:
+        return self.frame.delivery.to
+
+    def _content(self, payload: Any) -> Content:
+        content = content_of(payload)
+        size = len(canonical(content.element))
+        if size > self.organism.max_payload_bytes:
+            raise InvalidPayloadError(
+                content.name,
+                [f"{size} bytes, more than max_payload_bytes {self.organism.max_payload_bytes}"],
+            )
+        return content
+
+    def _deliver(
+        self, to: str, thread: str, from_id: str, content: Content, depth: int, *,
+        call: bool = False,
+    ) -> None:  # fmt: skip
+        if call:
+            if self.over_limit:
+                self._limit_reply()
+                return
+            self.calls += 1
+        target = Thread(thread, ("",) * (depth + 1))
+        self.deliveries.append(
+            self._new_delivery(to, target, from_id, content, self.frame.delivery.scope)
+        )
+
+    def _limit_reply(self) -> None:
+        """Past the delivery limit nothing is called any more: the limit goes up the chain."""
+        if not self.limit_told:
+            self.limit_told = True
+            self.notes.append(f"the conversation has had {self.frame.deliveries} deliveries")
+            self._reply(limit_fault())
+
+    def _new_delivery(
+        self, to: str, thread: Thread, from_id: str, content: Content, scope: Scope, *,
+        delivery_id: str = "", held: bool = False, answer_within_ms: int = 0,
+    ) -> Delivery:  # fmt: skip
+        return Delivery(
+            id=delivery_id or self.new_id(),
+            thread=thread.id,
+            from_id=from_id,
+            to=to,
+            payload_name=content.name,
+            payload_path=content.path,
+            envelope=build_envelope(from_id, to, thread.id, content.element),
+            scope=scope,
+            parent=self.frame.delivery.id,
+            depth=thread.depth,
+            held=held,
+            opens_branch=bool(scope) and scope != self.frame.delivery.scope,
+            answer_within_ms=answer_within_ms,
+        )

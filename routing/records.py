@@ -1,0 +1,351 @@
+"""What the registry holds and what changes it: frozen data, the same for every backend.
+
+A *delivery* is one envelope for one listener. A *branch* is one index of a join (one item of
+a buffer, one step of a sequence); everything an item causes carries its branch, so that the
+registry knows when a branch has ended without an answer. A *join* is open until it fires, and
+firing it releases its *body*: a delivery, held until then, to the listener that opened it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class Branch(NamedTuple):
+    """One index of one join."""
+
+    join: str
+    index: int
+
+
+#: the branches a delivery lives in, outermost first; empty: in none
+Scope = tuple[Branch, ...]
+
+
+class ConversationStatus(StrEnum):
+    """Where a conversation stands; the last three are final."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    ERROR = "error"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One position in a conversation's call tree."""
+
+    id: str
+    #: who called whom on the way here, the injector first
+    chain: tuple[str, ...]
+    #: the caller's thread; None for the injector's own
+    parent: str | None = None
+    #: the join index that a reply on this thread answers
+    branch: Branch | None = None
+    #: what had to be repaired in the message that opened it; replies carry it as a `huh`
+    repairs: str = ""
+
+    @property
+    def caller(self) -> str | None:
+        """Whoever a reply on this thread goes to."""
+        return self.chain[-2] if len(self.chain) > 1 else None
+
+    @property
+    def depth(self) -> int:
+        """How many listeners deep this position is; the injector's own is 0."""
+        return len(self.chain) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One envelope for one listener; `id` is the Celery task id and the message id."""
+
+    id: str
+    thread: str
+    from_id: str
+    to: str
+    #: root element of the payload
+    payload_name: str
+    #: dotted path of the payload's class, "" when it is none of ours
+    payload_path: str
+    #: canonical XML, the whole envelope
+    envelope: bytes
+    scope: Scope = ()
+    #: the delivery that caused this one; None for the injected one
+    parent: str | None = None
+    #: the chain's length, for depth-first scheduling
+    depth: int = 1
+    #: created now, but published only when a join releases it
+    held: bool = False
+    #: the first delivery of its innermost branch
+    opens_branch: bool = False
+    #: the branch answers within this many ms of this delivery's begin, or fails; 0: no limit
+    answer_within_ms: int = 0
+
+
+class JoinKind(StrEnum):
+    """Which primitive opened a join, and so which Celery canvas shows it."""
+
+    SEQUENCE = "sequence"
+    BUFFER = "buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A fan-in: it fires once, as soon as one of its thresholds is reached."""
+
+    id: str
+    kind: JoinKind
+    #: the thread of the listener that opened it
+    thread: str
+    total: int
+    #: fires at so many successes; 0: never for that
+    need_ok: int
+    #: fires at so many failures; 0: never for that
+    need_failed: int
+    #: the held delivery that firing releases; None: nobody collects
+    body: str | None
+    #: the ids of the branches' deliveries, in index order
+    deliveries: tuple[str, ...] = ()
+    #: the listeners of the branches, in order (a sequence's steps; one name for a buffer)
+    targets: tuple[str, ...] = ()
+    #: how many branches may run at once; 0: all
+    window: int = 0
+    #: fires this many ms after it was opened whatever is missing; 0: no deadline
+    deadline_ms: int = 0
+    #: the name its user gave or got: `sequence_id`, `buffer_id`; unique among the open ones
+    label: str = ""
+    #: what the body needs to know to answer; opaque to the registry
+    memo: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchResult:
+    """The answer of one branch. The first one counts."""
+
+    branch: Branch
+    success: bool
+    #: the payload, canonical XML
+    payload: bytes
+    payload_path: str = ""
+    #: created only if this answer counts and the join has not fired: a sequence's next step
+    then_delivery: Delivery | None = None
+    then_thread: Thread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a conversation ends for whoever injected it; the first one counts."""
+
+    status: ConversationStatus
+    #: JSON-able: `{"type", "payload", "thread"}`, or `{"code", "message", "retry_allowed"}`
+    value: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A thread that waits for input; `id` is the delivery that the input will become."""
+
+    id: str
+    thread: str
+    listener: str
+    prompt: str
+    scope: Scope = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A conversation about to begin, with its first delivery."""
+
+    conversation: str
+    entry: Delivery
+    #: the injector's own thread, and the entry listener's
+    root: Thread
+    thread: Thread
+    #: Celery options under which the injector waits; JSON, opaque to the registry
+    canvas: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Everything that is decided from when a delivery runs: one round trip's worth."""
+
+    conversation: str
+    delivery: Delivery
+    thread: Thread
+    #: known child threads, by (parent thread, listener name)
+    children: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: the join that a reply on this thread answers
+    join: Join | None = None
+    #: deliveries this conversation has had
+    deliveries: int = 1
+    #: how often this delivery has begun, this time included; also the fencing token: a commit
+    #: with an older one is refused
+    attempt: int = 1
+    #: why the attempt before this one ended without a commit: "", "timeout" or "lost"
+    abandoned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Everything one run of a handler changes, committed at once or not at all."""
+
+    conversation: str
+    delivery: str
+    #: the attempt that commits
+    attempt: int
+    deliveries: tuple[Delivery, ...] = ()
+    threads: tuple[Thread, ...] = ()
+    #: proposed child threads: (parent thread, listener, child id)
+    children: tuple[tuple[str, str, str], ...] = ()
+    joins: tuple[Join, ...] = ()
+    results: tuple[BranchResult, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    ending: Ending | None = None
+    #: what becomes of a branch that ends without an answer: the payload of its failure
+    silent_branch: bytes = b""
+    #: refuse the commit past so many deliveries; 0: it may pass (replies always may)
+    max_deliveries: int = 0
+    #: one line for the conversation's log, e.g. what a fault hides from its caller
+    note: str = ""
+
+
+# --- answers of a backend -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Run it: this caller holds the lease."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The conversation has ended; this caller hands its value to whoever injected it."""
+
+    ending: Ending
+    #: how often this has been tried, this time included
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Nothing to run here; `reason`: settled, leased, cancelled, ended, held, or unknown."""
+
+    reason: str
+
+
+class Publication(NamedTuple):
+    """One message to publish: enough to address it, nothing of its content."""
+
+    conversation: str
+    id: str
+    to: str
+    from_id: str
+    payload_name: str
+    depth: int
+    #: the branch it opens, which shows as a Celery group index or chain position
+    branch: Branch | None
+    parent: str | None
+    #: its branch answers within this many ms of its begin; 0: no limit
+    answer_within_ms: int = 0
+    #: not a delivery but the resumption of the injector's canvas: these are its Celery options
+    canvas: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The delivery is settled by this commit (`adopted`: by an earlier one)."""
+
+    publications: tuple[Publication, ...] = ()
+    #: the conversation has ended by this commit, and how: the injector is to be told …
+    release: Ending | None = None
+    #: … by this message, unless the injected task itself is what just ran
+    resume: Publication | None = None
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Refused: another run has taken the delivery over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """Refused because the frame is stale: plan again. The handler need not run again."""
+
+    #: deliveries the conversation has had by now
+    deliveries: int
+    #: child threads that exist under other ids than proposed, by (parent thread, listener)
+    children: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: the delivery limit was reached
+    over_limit: bool = False
+    #: a label of a join that is still open was used again
+    label_taken: bool = False
+
+
+# --- what can be read -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One conversation as a list shows it. Times are ms since 1970 on the registry's clock."""
+
+    id: str
+    status: ConversationStatus
+    entry: str
+    from_id: str
+    created_ms: int
+    updated_ms: int
+    deliveries: int
+    in_flight: int
+    waiting: int
+    value: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a conversation's log."""
+
+    at_ms: int
+    #: message, late, waiting, note, join, ended, abandoned
+    event: str
+    #: event-specific; for a message: delivery, from, to, thread, payload_name, payload
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinState:
+    """An open or fired join, with its counts."""
+
+    join: Join
+    ok: int
+    failed: int
+    fired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """One index of a join as it was answered."""
+
+    index: int
+    success: bool
+    payload: bytes
+    payload_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Something whose time has come: an unpublished delivery, an expired lease, a timer."""
+
+    conversation: str
+    member: str
+
+
+Beginning = Begun | Release | Skip
+CommitResult = Committed | Fenced | Replan

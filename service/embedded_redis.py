@@ -1,0 +1,348 @@
+"""A private, real Redis for one machine: what `threadloom up` and the tests run on.
+
+`EmbeddedRedis` starts a `redis-server` of its own on a unix socket in a directory of its own,
+with no TCP port, so it can neither meet nor disturb a Redis that happens to be there. What is
+stored and by whom is other people's business; so is every choice between this and a Redis
+given by URL.
+
+One server per directory: the server process itself holds the directory's lock file (an
+inherited `flock`), so the lock lives exactly as long as the server, whoever started it and
+however anyone died. A second process that finds the lock taken uses the running server.
+
+The server ends with the process that started it. On Linux the kernel sees to it even after
+`kill -9` (PR_SET_PDEATHSIG). Elsewhere a killed owner leaves its server behind, and the next
+`EmbeddedRedis` of that directory uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import redis
+from platformdirs import user_state_path
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config.errors import PermanentError
+from service.redis_binary import RedisServerBinary, find_redis_server
+
+_log = logging.getLogger(__name__)
+
+#: `sun_path` holds 108 bytes on Linux and 104 on macOS, with the closing NUL. Redis 6.2 cuts
+#: a longer path off without a word.
+_MAX_SOCKET_PATH_BYTES = 103
+_STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.02
+_LOG_TAIL_LINES = 12
+
+_LOCK = "redis.lock"
+_SOCKET = "redis.sock"
+_PID = "redis.pid"
+_LOG = "redis.log"
+#: where the socket is when the directory's own path is too long for one
+_SOCKET_ELSEWHERE = "redis.sock.path"
+
+# Runs as a fresh single-threaded interpreter and then becomes redis-server. Calling prctl
+# between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
+_LAUNCHER = """
+import os, signal, sys
+owner = int(sys.argv[1])
+if sys.platform == "linux":
+    import ctypes
+    PR_SET_PDEATHSIG = 1
+    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        sys.exit("prctl(PR_SET_PDEATHSIG) was refused")
+if os.getppid() != owner:
+    sys.exit("the process that wanted this server is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class EmbeddedRedisError(PermanentError):
+    """The embedded Redis of one directory cannot run; the text ends with its last log lines."""
+
+    def __init__(self, directory: str, reason: str, log_tail: str = "") -> None:
+        super().__init__(directory, reason, log_tail)
+        self.directory, self.reason, self.log_tail = directory, reason, log_tail
+
+    def __str__(self) -> str:
+        text = f"embedded Redis in {self.directory}: {self.reason}"
+        return f"{text}\nlast lines of its log:\n{self.log_tail}" if self.log_tail else text
+
+
+class EmbeddedRedis:
+    """A running private Redis, from `start()` to `stop()` or as a context manager.
+
+    directory: where its socket, data, log and lock file are; made if it is not there.
+        Default: the user's state directory for Threadloom.
+    persistent: keep the data in an append-only file, synced each second. A power cut or a
+        kill -9 of the server may lose that second, the end of its owner loses nothing.
+        Otherwise the data is in memory only.
+    binary: a `redis-server` to use instead of the one `find_redis_server` finds.
+    start_timeout_s: how long the server may take until it answers, loading its data included.
+
+    When another process runs a server in this directory already, that one is used as it is
+    (`persistent` and `binary` included), is not stopped here, and ends with its owner.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        persistent: bool = True,
+        binary: Path | None = None,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        self.directory = (directory or user_state_path("threadloom") / "redis").absolute()
+        self._persistent = persistent
+        self._binary = binary
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._log_start_bytes = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def owns_server(self) -> bool:
+        """Whether this object started the server, and will stop it."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, as it told it itself. Raises RuntimeError before `start()`."""
+        if self._pid is None:
+            raise RuntimeError("the embedded Redis is not started")
+        return self._pid
+
+    @property
+    def socket_path(self) -> Path:
+        """The unix socket; in a temporary directory when this one's path is too long for it."""
+        elsewhere = self.directory / _SOCKET_ELSEWHERE
+        if elsewhere.exists():
+            return Path(os.fsdecode(elsewhere.read_bytes()))
+        return self.directory / _SOCKET
+
+    def url(self, db: int = 0) -> str:
+        """The URL redis-py's `from_url` takes, once started."""
+        return f"unix://{quote(os.fsencode(self.socket_path))}?db={db}"
+
+    def celery_url(self, db: int = 0) -> str:
+        """The URL Celery takes as broker and as result backend, once started."""
+        return f"redis+socket://{quote(os.fsencode(self.socket_path))}?virtual_host={db}"
+
+    def start(self) -> None:
+        """Return once a server answers in this directory: a new one, or the one that ran.
+
+        Call it from the main thread: the kernel takes the end of the thread that started the
+        server for the end of its owner. Repeating it is harmless.
+
+        Raises: EmbeddedRedisError with the server's last log lines; RedisServerNotFoundError.
+        """
+        if self._pid is not None:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("start the embedded Redis from the main thread")
+        deadline_s = time.monotonic() + self._start_timeout_s
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._pid is None:
+                self._start_or_join(deadline_s)
+        except OSError as exc:
+            raise self._error(f"cannot start here: {exc}") from exc
+
+    def stop(self) -> None:
+        """Stop the server if it was started here, its data written; repeating it is harmless."""
+        process, self._process, self._pid = self._process, None, None
+        if process is None:
+            return
+        process.terminate()  # Redis shuts down on SIGTERM, the append-only file synced
+        try:
+            status = process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        if status != 0:
+            _log.error("embedded_redis_died status=%d log=%s", status, self.directory / _LOG)
+        self._clean_up()
+
+    def _start_or_join(self, deadline_s: float) -> None:
+        lock = self._try_lock()
+        if lock is not None:
+            try:
+                self._launch(lock)
+            finally:
+                os.close(lock)  # the server has its own copy and keeps the lock by it
+            self._await_answer(deadline_s)
+            return
+        try:
+            self._pid = self._running_server()
+        except (redis.RedisError, OSError, ValueError) as exc:
+            # Somebody else's server is on its way up or down: it will answer, or let go.
+            if time.monotonic() >= deadline_s:
+                raise self._error(
+                    f"another server holds {_LOCK} and does not answer ({exc}); "
+                    f"see {_LOG}, end the process named in {_PID}, and start again"
+                ) from exc
+            time.sleep(_POLL_S)
+
+    def _try_lock(self) -> int | None:
+        lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _running_server(self) -> int:
+        """Return the pid of the server whose lock this is, if it answers on our socket."""
+        pid = _ask_pid(self.socket_path)
+        written = int((self.directory / _PID).read_text())
+        if pid != written:
+            raise ValueError(f"process {pid} answers, {_PID} says {written}")
+        return pid
+
+    def _launch(self, lock: int) -> None:
+        server = find_redis_server(self._binary)
+        self._refuse_downgrade(server)
+        self._remove_leftovers()
+        self._place_socket()
+        with (self.directory / _LOG).open("ab") as log:
+            self._log_start_bytes = log.tell()
+            self._process = subprocess.Popen(  # noqa: S603  (a program that told its version)
+                [
+                    *[sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())],
+                    *[str(server.path), *self._options()],
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                umask=0o077,
+                process_group=0,  # Ctrl-C is for the owner, who stops the server last
+            )
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self.directory),
+            "pidfile": str(self.directory / _PID),
+            "logfile": str(self.directory / _LOG),
+            "databases": "16",
+            "save": "",
+            "appendonly": "yes" if self._persistent else "no",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+        }
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    def _await_answer(self, deadline_s: float) -> None:
+        process = self._process
+        if process is None:
+            raise RuntimeError("nothing was launched")
+        try:
+            while self._pid is None:
+                self._pid = self._answer_of(process, deadline_s)
+        except BaseException:
+            process.kill()
+            process.wait()
+            self._process = None
+            self._clean_up()
+            raise
+
+    def _answer_of(self, process: subprocess.Popen[bytes], deadline_s: float) -> int | None:
+        if process.poll() is not None:
+            raise self._error(f"redis-server ended with status {process.returncode}")
+        try:
+            pid = _ask_pid(self.socket_path)
+        except (redis.RedisError, OSError) as exc:  # not listening yet, or loading its data
+            if time.monotonic() >= deadline_s:
+                reason = f"no answer within {self._start_timeout_s:g} s ({exc})"
+                raise self._error(reason) from exc
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_S)
+            return None
+        if pid != process.pid:
+            raise self._error(f"process {pid} answers on its socket, not ours ({process.pid})")
+        return pid
+
+    def _refuse_downgrade(self, server: RedisServerBinary) -> None:
+        """Redis before 7 would overlook the data of a newer one and start empty."""
+        newer_data = self.directory / "appendonlydir"
+        if self._persistent and server.version < (7, 0) and newer_data.exists():
+            raise self._error(
+                f"its data was written by Redis 7 or later, but {server.path} is version "
+                f"{server.version[0]}.{server.version[1]}; install a newer redis-server, "
+                f"or move {newer_data} away to start empty"
+            )
+
+    def _place_socket(self) -> None:
+        if len(os.fsencode(self.socket_path)) <= _MAX_SOCKET_PATH_BYTES:
+            return
+        elsewhere = Path(tempfile.mkdtemp(prefix="threadloom-redis-", dir="/tmp"), _SOCKET)
+        (self.directory / _SOCKET_ELSEWHERE).write_bytes(os.fsencode(elsewhere))
+        _log.warning(
+            "embedded_redis_socket_elsewhere socket=%s reason=path of %s is too long for one",
+            elsewhere,
+            self.directory,
+        )
+
+    def _clean_up(self) -> None:
+        # Under the lock, or we might remove the socket of whoever starts here right now.
+        lock = self._try_lock()
+        if lock is not None:
+            self._remove_leftovers()
+            os.close(lock)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a stopped server left; the caller holds the lock, so none is running."""
+        self.socket_path.unlink(missing_ok=True)
+        if self.socket_path.parent != self.directory:
+            with contextlib.suppress(FileNotFoundError):  # temporary directories get swept
+                self.socket_path.parent.rmdir()
+            (self.directory / _SOCKET_ELSEWHERE).unlink()
+        (self.directory / _PID).unlink(missing_ok=True)
+
+    def _error(self, reason: str) -> EmbeddedRedisError:
+        tail = ""
+        with contextlib.suppress(OSError), (self.directory / _LOG).open("rb") as log:
+            log.seek(self._log_start_bytes)
+            tail = "\n".join(log.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+        return EmbeddedRedisError(str(self.directory), reason, tail)
+
+
+def _ask_pid(socket_path: Path) -> int:
+    """Return the pid of the server that answers there and has loaded its data."""
+    with redis.Redis(
+        unix_socket_path=str(socket_path), socket_timeout=5, retry=Retry(NoBackoff(), 0)
+    ) as client:
+        client.ping()  # INFO alone answers while the data is still being loaded
+        return int(client.info("server")["process_id"])

@@ -1,0 +1,205 @@
+"""The way of one delivery: begin, run, commit, publish. Everything else decides or stores.
+
+The order of effects is the protocol: nothing is published before it is committed, nothing is
+acknowledged before it is published or safe in the outbox. A crash between any two leaves the
+registry with a lease that expires or an outbox that is not empty, and the recovery sweep acts
+on both.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from config import RegistryUnavailableError
+from primitives import SystemCall
+from routing import HandlerMetadata, Listener
+from routing.actions import Actions, Fault
+from routing.context import ContextBuffer, LazyContext
+from routing.errors import InvalidEnvelopeError
+from routing.faults import Huh, handler_fault, timeout_fault
+from routing.intake import receive
+from routing.planner import plan
+from routing.records import (
+    Begun,
+    Beginning,
+    Committed,
+    Ending,
+    Fenced,
+    Frame,
+    Publication,
+    Release,
+    Replan,
+    Skip,
+    Transition,
+)
+from tasks.handlers import run_handler
+from tasks.publisher import Publisher
+from tasks.runtime import Runtime, new_id
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+#: how long a worker waits for a registry that does not answer before it gives a delivery up
+REGISTRY_PATIENCE_S = 60.0
+_RETRY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a message was dealt with."""
+
+    #: the conversation's ending, if it is this message's to hand over
+    release: Ending | None = None
+    #: one line for people: what was done
+    summary: str = ""
+    #: nothing was run
+    skipped: bool = False
+
+
+class Deliverer:
+    """Carries deliveries out for one organism in one worker process."""
+
+    def __init__(self, runtime: Runtime, publisher: Publisher) -> None:
+        self._runtime = runtime
+        self._publisher = publisher
+
+    def deliver(
+        self,
+        beginning: Callable[[], Beginning],
+        *,
+        root_id: str,
+        native: bool,
+        refusal: Fault | None = None,
+    ) -> Outcome:
+        """Carry one message's delivery out.
+
+        `beginning` asks the registry for it. `native`: this message carries the injector's own
+        canvas, so the conversation's value may be handed over by returning it. `refusal` is
+        told instead of running the handler.
+        """
+        begun = patiently(beginning)
+        if isinstance(begun, Release):
+            return Outcome(begun.ending)
+        if isinstance(begun, Skip):
+            logger.info("delivery.skipped root=%s reason=%s", root_id, begun.reason)
+            return Outcome(summary=begun.reason, skipped=True)
+        assert isinstance(begun, Begun)
+        frame = begun.frame
+        actions = (refusal,) if refusal else self._run(frame)
+        committed, transition = self._commit(actions, frame)
+        if committed is None:
+            logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
+            return Outcome(summary="taken over", skipped=True)
+        outbox: list[Publication] = list(committed.publications)
+        own = native and frame.delivery.id == frame.conversation
+        if committed.resume is not None and not own:
+            outbox.append(committed.resume)
+        joins = transition.joins + ((frame.join,) if frame.join else ())
+        self._publisher.publish(outbox, root_id=root_id, joins=joins)
+        return Outcome(committed.release if own else None, _summary(transition))
+
+    # --- run ---------------------------------------------------------------------------
+
+    def _run(self, frame: Frame) -> Actions:
+        listener = self._runtime.organism.listeners.get(frame.delivery.to)
+        if listener is None:
+            return (Fault(handler_fault(), f"no listener {frame.delivery.to!r} any more"),)
+        if frame.abandoned == "timeout":
+            note = f"the handler ran past its hard limit ({listener.timeout_s} s and some)"
+            return (Fault(timeout_fault(), note),)
+        if frame.attempt > listener.max_retries + 1:
+            note = f"the worker was lost in each of {frame.attempt - 1} attempts"
+            return (Fault(handler_fault(), note),)
+        try:
+            payload = receive(frame.delivery, listener, self._runtime.organism)
+        except InvalidEnvelopeError as exc:
+            return (Fault(Huh.of(str(exc), frame.delivery.envelope), str(exc)),)
+        meta = self._system_call(frame) if listener.system else self._meta(frame, listener)
+        limit_ms = frame.delivery.answer_within_ms
+        return run_handler(
+            listener,
+            payload,
+            meta,
+            self._runtime,
+            timeout_s=min(listener.timeout_s, limit_ms / 1000 if limit_ms else listener.timeout_s),
+            message_id=frame.delivery.id,
+        )
+
+    def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
+        delivery = frame.delivery
+        buffer = ContextBuffer(self._runtime.backend, frame.conversation)
+        return HandlerMetadata(
+            thread_id=delivery.thread,
+            from_id=delivery.from_id,
+            own_name=listener.name if listener.agent else None,
+            is_self_call=delivery.from_id == listener.name,
+            usage_instructions=listener.usage,
+            message_id=delivery.id,
+            context=LazyContext(lambda: buffer.read(delivery.thread)),
+        )
+
+    def _system_call(self, frame: Frame) -> SystemCall:
+        backend, conversation = self._runtime.backend, frame.conversation
+        return SystemCall(
+            frame=frame,
+            organism=self._runtime.organism,
+            load_join=lambda join: backend.join(conversation, join),
+            load_results=lambda join, start, stop: backend.results(
+                conversation, join, start, stop
+            ),
+        )
+
+    # --- commit ------------------------------------------------------------------------
+
+    def _commit(self, actions: Actions, frame: Frame) -> tuple[Committed | None, Transition]:
+        over_limit = label_taken = False
+        while True:
+            transition = plan(
+                actions, frame, self._runtime.organism,
+                new_id=new_id, over_limit=over_limit, label_taken=label_taken,
+            )  # fmt: skip
+            result = patiently(lambda t=transition: self._runtime.backend.commit(t))  # type: ignore[misc]
+            if isinstance(result, Committed):
+                return result, transition
+            if isinstance(result, Fenced):
+                return None, transition
+            assert isinstance(result, Replan)
+            over_limit |= result.over_limit
+            label_taken |= result.label_taken
+            frame = replace(
+                frame,
+                deliveries=result.deliveries,
+                children={**frame.children, **result.children},
+            )
+
+
+def patiently(operation: Callable[[], R]) -> R:
+    """Call until the registry answers; every operation of it may be repeated.
+
+    A worker that has run a handler waits here rather than lose what it did. Raises
+    RegistryUnavailableError after REGISTRY_PATIENCE_S: the message is then handed back.
+    """
+    give_up = time.monotonic() + REGISTRY_PATIENCE_S
+    while True:
+        try:
+            return operation()
+        except RegistryUnavailableError as exc:
+            if time.monotonic() > give_up:
+                raise
+            logger.warning("registry.unavailable retry_s=%s reason=%s", _RETRY_S, exc)
+            time.sleep(_RETRY_S)  # between two tries at a server that is away
+
+
+def _summary(transition: Transition) -> str:
+    parts = [f"→ {d.to} {d.payload_name}" for d in transition.deliveries if not d.held][:3]
+    if transition.ending is not None:
+        parts.append(f"conversation {transition.ending.status}")
+    if transition.results:
+        parts.append("branch answered")
+    if transition.waits:
+        parts.append("waits for input")
+    return ", ".join(parts) or "no reply"

@@ -1,0 +1,107 @@
+"""Running a handler: sync or async, within its time, and never past an exception.
+
+Whatever a handler does, what comes back is actions for the planner; what it hides from its
+caller goes to the operators' log and to the conversation's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from routing import Listener
+from routing.actions import Actions, Fault, read_return
+from routing.faults import handler_fault, timeout_fault
+from tasks.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: how much of a traceback the conversation's log keeps
+_TRACE_LIMIT = 4_000
+
+
+class HandlerTimeout(BaseException):
+    """Raised inside a handler whose time is over.
+
+    Not an Exception, so that a handler's own `except Exception` does not swallow it.
+    """
+
+
+def run_handler(
+    listener: Listener,
+    payload: Any,
+    meta: Any,
+    runtime: Runtime,
+    *,
+    timeout_s: float,
+    message_id: str,
+) -> Actions:
+    """Run one handler and read what it returned; a Fault for every way it can fail."""
+    try:
+        with time_limit(timeout_s):
+            returned = listener.handler(payload, meta)
+            if inspect.isawaitable(returned):
+                returned = _await(returned, runtime, timeout_s)
+    except (HandlerTimeout, SoftTimeLimitExceeded):
+        runtime.discard_runner()
+        logger.error(
+            "handler.timeout listener=%s message_id=%s timeout_s=%s",
+            listener.name, message_id, timeout_s,
+        )  # fmt: skip
+        return (Fault(timeout_fault(), f"the handler ran longer than {timeout_s} s"),)
+    except (Exception, SystemExit) as exc:
+        logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)
+        trace = "".join(traceback.format_exception(exc))
+        return (Fault(handler_fault(), trace[-_TRACE_LIMIT:]),)
+    return read_return(returned)
+
+
+def _await(returned: Awaitable[Any], runtime: Runtime, timeout_s: float) -> Any:
+    async def bounded() -> Any:
+        try:
+            async with asyncio.timeout(timeout_s) as scope:
+                return await returned
+        except TimeoutError:
+            if scope.expired():
+                raise HandlerTimeout from None
+            raise  # the handler's own
+
+    return runtime.runner.run(bounded())
+
+
+@contextmanager
+def time_limit(timeout_s: float) -> Iterator[None]:
+    """Raise HandlerTimeout in the body once `timeout_s` have passed.
+
+    By an interval timer rather than Celery's soft limit, which is checked by the main process
+    and may strike after the handler, while its result is being committed. Only a main thread
+    gets signals; elsewhere (thread pools) the pool's hard limit is all there is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def strike(_signal: int, _frame: FrameType | None) -> None:
+        raise HandlerTimeout
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        _disarm(before)
+
+
+def _disarm(before: Callable[[int, FrameType | None], Any] | int | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)

@@ -1,0 +1,131 @@
+"""Starting conversations from inside a process that has the organism.
+
+A process that has not sends to the listener's task by name: `app.send_task("clerk", [...])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from celery.result import AsyncResult
+
+from routing import XML, ConversationError, Listener
+from routing.envelope import build_envelope
+from routing.errors import InvalidEnvelopeError, InvalidPayloadError, UnknownConversationError
+from routing.faults import routing_fault
+from routing.intake import Admitted, admit
+from routing.markup import canonical
+from routing.payload import is_payload
+from routing.outgoing import content_of
+from routing.planner import open_conversation
+from routing.records import Delivery, Publication
+from tasks.listener import EXTERNAL, root_thread
+from tasks.publisher import Publisher
+from tasks.runtime import new_id, runtime_of
+
+
+def inject(
+    app: Celery,
+    to: str,
+    payload: Any,
+    *,
+    from_id: str = EXTERNAL,
+    conversation_id: str | None = None,
+) -> AsyncResult[Any]:
+    """Start a conversation by sending `payload` to a listener.
+
+    `payload` is a payload object, a mapping, or XML (a payload or an envelope). The
+    conversation is in the registry before its first message is published, so it survives a
+    broker that is away. `conversation_id` is the idempotency key: the same one twice is one
+    conversation; repeat the call with it after a RegistryUnavailableError.
+
+    Returns Celery's AsyncResult: `get()` gives `{"type", "payload", "thread"}`, None for a
+    conversation without a value, or raises ConversationError. Raises ConversationError
+    (`routing`) for a listener that is not there, InvalidEnvelopeError for a payload that breaks
+    the listener's contract.
+    """
+    [result] = inject_many(app, to, [payload], from_id=from_id, ids=[conversation_id])
+    return result
+
+
+def inject_many(
+    app: Celery,
+    to: str,
+    payloads: Iterable[Any],
+    *,
+    from_id: str = EXTERNAL,
+    ids: Iterable[str | None] | None = None,
+) -> list[AsyncResult[Any]]:
+    """Start one conversation per payload; all payloads are checked before the first starts."""
+    runtime = runtime_of(app)
+    listener = runtime.organism.listeners.get(to)
+    if listener is None:
+        fault = routing_fault()
+        raise ConversationError(fault.code, fault.message, fault.retry_allowed)
+    admitted = [_admitted(payload, listener, app) for payload in payloads]
+    names = [name or new_id() for name in (ids if ids is not None else [None] * len(admitted))]
+    publisher = Publisher(app, runtime)
+    results = []
+    for name, (content, repairs) in zip(names, admitted, strict=True):
+        opening = open_conversation(
+            name,
+            listener,
+            content,
+            from_id=from_id,
+            root_thread=root_thread(name),
+            new_id=new_id,
+            repairs=repairs,
+        )
+        publication = runtime.backend.open(opening)
+        if publication is not None:
+            publisher.publish([publication._replace(canvas="")])
+        results.append(app.AsyncResult(name))
+    return results
+
+
+def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -> bool:
+    """Give a waiting thread its input; False if it was given before.
+
+    Raises UnknownConversationError, or InvalidEnvelopeError for a payload that breaks the
+    contract of the listener that waits.
+    """
+    runtime = runtime_of(app)
+    waits = (
+        entry.detail
+        for entry in runtime.backend.log(conversation_id, limit=runtime.organism.max_deliveries)
+        if entry.event == "waiting"
+    )
+    wait = next((w for w in waits if w["id"] == wait_id), None)
+    if wait is None:
+        raise UnknownConversationError(conversation_id)
+    listener = runtime.organism.listeners[wait["to"]]
+    content = _admitted(payload, listener, app).content
+    delivery = Delivery(
+        id=wait_id,
+        thread=wait["thread"],
+        from_id=EXTERNAL,
+        to=listener.name,
+        payload_name=content.name,
+        payload_path=content.path,
+        envelope=build_envelope(EXTERNAL, listener.name, wait["thread"], content.element),
+        scope=tuple(wait["scope"]),
+    )
+    publication: Publication | None = runtime.backend.answer(conversation_id, wait_id, delivery)
+    if publication is None:
+        return False
+    Publisher(app, runtime).publish([publication])
+    return True
+
+
+def _admitted(payload: Any, listener: Listener, app: Celery) -> Admitted:
+    if isinstance(payload, XML):
+        payload = payload.text
+    if not is_payload(type(payload)):
+        return admit(payload, listener, runtime_of(app).organism)
+    try:
+        content = content_of(payload)
+    except InvalidPayloadError as exc:
+        raise InvalidEnvelopeError("payload XSD", exc.faults) from exc
+    return admit(canonical(content.element), listener, runtime_of(app).organism)

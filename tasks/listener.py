@@ -1,0 +1,173 @@
+"""One Celery task per listener, named exactly like it.
+
+A message is either somebody's injection (its argument is the payload, its id becomes the
+conversation's) or one of ours (its argument names the conversation; the payload lies in the
+registry under the message's id).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import celery
+from celery import Celery
+from celery.exceptions import Ignore
+
+from routing import ConversationError, Listener, Organism
+from routing.actions import Fault
+from routing.errors import InvalidEnvelopeError
+from routing.faults import Huh
+from routing.intake import admit
+from routing.outgoing import Content, content_of
+from routing.planner import open_conversation
+from routing.records import Beginning, ConversationStatus, Ending
+from tasks import canvas
+from tasks.delivery import Deliverer
+from tasks.runtime import Runtime, new_id
+
+#: the sender of what comes from outside and did not authenticate
+EXTERNAL = "external"
+#: seconds that a handler may overrun its time before its process is killed
+HARD_LIMIT_GRACE_S = 10.0
+
+
+class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
+    """The Celery task of one listener."""
+
+    abstract = True
+    #: reports a lost process and a hard time-out to the registry
+    Request = "tasks.request:DeliveryRequest"
+    typing = False  # the payload is checked by its contract, with a better text
+    throws = (ConversationError,)  # an ending, not a crash of ours: no traceback in the log
+
+    listener: Listener
+    runtime: Runtime
+    deliverer: Deliverer
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Carry this message's delivery out; returns what Celery shows as its result."""
+        request = self.request
+        ours = kwargs.get(canvas.CONVERSATION)
+        native = ours is None or bool(kwargs.get(canvas.INJECTED))
+        conversation = ours or request.id
+        if not native:
+            canvas.take_over(request)
+        refusal: Fault | None = None
+        if ours is None:
+            beginning, refusal = self._injected(args, kwargs)
+        else:
+            beginning = self._claimed(conversation)
+        outcome = self.deliverer.deliver(
+            beginning,
+            root_id=request.root_id or request.id,
+            native=native,
+            refusal=refusal,
+        )
+        if not native:
+            return outcome.summary
+        if outcome.release is None:
+            # Parked: the conversation goes on, and a message under this id resumes the canvas.
+            raise Ignore(outcome.summary)
+        request.released = conversation
+        return value_of(outcome.release)
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Called by Celery once the result is stored and the canvas has gone on."""
+        conversation = getattr(self.request, "released", None)
+        if conversation is not None:
+            self.runtime.backend.released(conversation)
+
+    def _claimed(self, conversation: str) -> Any:
+        delivery = self.request.id
+
+        def begin() -> Beginning:
+            return self.runtime.backend.begin(
+                conversation, delivery, owner=self.runtime.owner, lease_ms=self.runtime.lease_ms
+            )
+
+        return begin
+
+    def _injected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        request = self.request
+        content, repairs, refusal = self._admitted(args, kwargs)
+        opening = open_conversation(
+            request.id,
+            self.listener,
+            content,
+            from_id=EXTERNAL,
+            root_thread=root_thread(request.id),
+            new_id=new_id,
+            canvas=canvas.canvas_options(request),
+            repairs=repairs,
+        )
+
+        def begin() -> Beginning:
+            return self.runtime.backend.open_and_begin(
+                opening, owner=self.runtime.owner, lease_ms=self.runtime.lease_ms
+            )
+
+        return begin, refusal
+
+    def _admitted(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Content, str, Fault | None]:
+        """The payload of an injection; one that breaks its contract becomes its own refusal."""
+        try:
+            if len(args) != 1 or kwargs:
+                raise InvalidEnvelopeError(
+                    "parse",
+                    [
+                        f"{self.name} takes exactly one argument, its payload, as a mapping or "
+                        f"as XML; got {len(args)} and {sorted(kwargs) or 'no'} keywords"
+                    ],
+                )
+            return (*admit(args[0], self.listener, self.runtime.organism), None)
+        except InvalidEnvelopeError as exc:
+            huh = Huh.of(str(exc), args[0] if args else "")
+            return content_of(huh), "", Fault(huh, str(exc))
+
+
+def root_thread(conversation: str) -> str:
+    """The injector's own thread: the conversation's id when that is a UUID, else a new one."""
+    return conversation if is_uuid(conversation) else new_id()
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID in its canonical form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def value_of(ending: Ending) -> Any:
+    """What an injector's `AsyncResult.get()` gives. Raises ConversationError for a fault."""
+    if ending.status is ConversationStatus.COMPLETED:
+        return ending.value
+    value = ending.value or {}
+    raise ConversationError(value["code"], value["message"], value["retry_allowed"]) from None
+
+
+def register_listeners(
+    app: Celery, organism: Organism, runtime: Runtime, deliverer: Deliverer
+) -> None:
+    """Make every listener of the organism a task of the app."""
+    for listener in organism.listeners.values():
+        task_class = type(
+            "ListenerTask",
+            (ListenerTask,),
+            {
+                "name": listener.name,
+                "listener": listener,
+                "runtime": runtime,
+                "deliverer": deliverer,
+                "rate_limit": listener.rate_limit,
+                "time_limit": listener.timeout_s + HARD_LIMIT_GRACE_S,
+                "__doc__": listener.description,
+            },
+        )
+        app.register_task(task_class())

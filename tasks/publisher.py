@@ -1,0 +1,129 @@
+"""The outbox's way to the broker: publish what a commit created, then clear it.
+
+A message that the broker does not take stays in the outbox; the recovery sweep publishes it
+as soon as the broker is back. So publishing may fail here without losing anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from celery import Celery, Signature
+from kombu.exceptions import OperationalError
+
+from config import RegistryUnavailableError
+from routing.records import Join, JoinKind, Publication
+from tasks import canvas
+from tasks.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: Celery's priorities run from 0 to 9
+_HIGHEST = 9
+
+
+class Publisher:
+    """Publishes deliveries as messages for their listeners' tasks."""
+
+    def __init__(self, app: Celery, runtime: Runtime) -> None:
+        self._app = app
+        self._runtime = runtime
+
+    def publish(
+        self,
+        publications: Sequence[Publication],
+        *,
+        root_id: str | None = None,
+        joins: Iterable[Join] = (),
+    ) -> int:
+        """Publish and clear from the outbox; returns how many the broker took.
+
+        `joins` are those the caller knows already; others are looked up. Publications of
+        one call belong to one conversation. Never raises for a broker or registry that does
+        not answer: what was not published or not cleared is published again by the sweep.
+        """
+        if not publications:
+            return 0
+        known = {join.id: join for join in joins}
+        sent: list[str] = []
+        try:
+            for publication in publications:
+                self._send(publication, root_id, known)
+                sent.append("" if publication.canvas is not None else publication.id)
+        except (OperationalError, RegistryUnavailableError) as exc:
+            logger.warning(
+                "outbox.kept conversation=%s unpublished=%d reason=%r",
+                publications[0].conversation, len(publications) - len(sent), exc,
+            )  # fmt: skip
+        try:
+            self._runtime.backend.published(publications[0].conversation, sent)
+        except RegistryUnavailableError as exc:
+            logger.warning(
+                "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation, exc
+            )
+        return len(sent)
+
+    def _send(
+        self, publication: Publication, root_id: str | None, known: dict[str, Join]
+    ) -> None:
+        listener = self._runtime.organism.listeners.get(publication.to)
+        options: dict[str, Any] = {
+            "root_id": root_id or publication.conversation,
+            "parent_id": publication.parent,
+        }
+        if listener is not None and listener.queue:
+            options["queue"] = listener.queue
+        priority = self._priority(publication.depth)
+        if priority is not None:
+            options["priority"] = priority
+        injected = publication.canvas is not None
+        if injected:
+            options |= canvas.resume_options(publication.canvas or "")
+        signature = canvas.message_signature(
+            self._app,
+            publication,
+            summary=f"{publication.from_id} → {publication.to} {publication.payload_name}",
+            ignore_result=options.pop("ignore_result", not injected),
+        )
+        if injected:
+            signature.kwargs[canvas.INJECTED] = True
+        self._dispatch(signature, self._join(publication, known), publication, options)
+
+    def _dispatch(
+        self,
+        signature: Signature[Any],
+        join: Join | None,
+        publication: Publication,
+        options: Mapping[str, Any],
+    ) -> None:
+        index = publication.branch.index if publication.branch else 0
+        if canvas.opens_canvas(publication, join, JoinKind.SEQUENCE):
+            assert join is not None
+            canvas.sequence_chain(self._app, join, signature, index).apply_async(**options)
+            return
+        if canvas.opens_canvas(publication, join, JoinKind.BUFFER):
+            assert join is not None
+            [signature] = canvas.buffer_header(self._app, join, [(index, signature)])
+        signature.apply_async(add_to_parent=False, **options)
+
+    def _join(self, publication: Publication, known: dict[str, Join]) -> Join | None:
+        if publication.branch is None:
+            return None
+        join_id = publication.branch.join
+        if join_id not in known:
+            state = self._runtime.backend.join(publication.conversation, join_id)
+            if state is None:
+                return None
+            known[join_id] = state.join
+        return known[join_id]
+
+    def _priority(self, depth: int) -> int | None:
+        """Celery's priority of a delivery: deeper is more urgent, if the organism says so."""
+        if not self._runtime.organism.depth_first:
+            return None
+        # RabbitMQ serves high numbers first, Redis low ones.
+        deep = min(depth, _HIGHEST)
+        url = str(self._app.conf.broker_url or "")
+        return _HIGHEST - deep if url.startswith(("redis", "sentinel")) else deep

@@ -1,0 +1,100 @@
+"""Leases renewed and lost things found: a bootstep of every worker's main process.
+
+There is no leader: every worker sweeps, and the registry gives each late thing to one of them.
+The bootstep runs on the worker's own timer. It renews the leases of what this worker's pool is
+running; a worker that is gone renews nothing, so its deliveries fall due and are published
+again. The same sweep publishes what a crash kept in an outbox, fires joins at their deadline
+and removes conversations whose retention is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.worker import state
+
+from config import RegistryUnavailableError
+from routing.faults import timeout_fault
+from routing.markup import canonical
+from routing.outgoing import content_of
+from tasks.listener import ListenerTask
+from tasks.publisher import Publisher
+from tasks.request import conversation_of
+from tasks.runtime import Runtime, runtime_of
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 1.0
+#: three chances before a lease expires
+RENEWALS_PER_LEASE = 3
+#: ms after which a late thing that was taken in hand is late again
+RETRY_IN_MS = 10_000
+#: things taken in hand per sweep, so that the worker's timer stays responsive
+SWEEP_LIMIT = 200
+#: sweeps between two looks at what has expired
+EXPIRE_EVERY = 30
+
+
+class RecoveryStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts renewal and sweep with the worker, and stops them with it."""
+
+    requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._entries: list[Any] = []
+        self._sweeps = 0
+
+    def start(self, worker: Any) -> None:
+        runtime = runtime_of(worker.app)
+        publisher = Publisher(worker.app, runtime)
+        renew_s = runtime.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._entries = [
+            worker.timer.call_repeatedly(renew_s, renew, (runtime,)),
+            worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker.app, runtime, publisher)),
+        ]
+
+    def stop(self, worker: Any) -> None:
+        for entry in self._entries:
+            entry.cancel()
+        self._entries = []
+
+    def _sweep(self, app: Celery, runtime: Runtime, publisher: Publisher) -> None:
+        self._sweeps += 1
+        try:
+            sweep(runtime, publisher)
+            if self._sweeps % EXPIRE_EVERY == 0:
+                runtime.backend.expire(limit=SWEEP_LIMIT)
+        except RegistryUnavailableError as exc:
+            logger.warning("sweep.skipped reason=%s", exc)
+
+
+def renew(runtime: Runtime) -> None:
+    """Extend the leases of everything this worker's pool is running."""
+    leases = [
+        (conversation_of(request), request.id)
+        for request in tuple(state.active_requests)
+        if isinstance(request.task, ListenerTask)
+    ]
+    if not leases:
+        return
+    try:
+        runtime.backend.renew(leases, owner=runtime.owner, lease_ms=runtime.lease_ms)
+    except RegistryUnavailableError as exc:
+        logger.warning("leases.not_renewed count=%d reason=%s", len(leases), exc)
+
+
+def sweep(runtime: Runtime, publisher: Publisher) -> int:
+    """Take late things in hand and publish what comes of it; returns how many messages."""
+    silent = canonical(content_of(timeout_fault()).element)
+    published = 0
+    for due in runtime.backend.due(limit=SWEEP_LIMIT):
+        publications = runtime.backend.reclaim(
+            due, retry_in_ms=RETRY_IN_MS, silent_branch=silent
+        )
+        if publications:
+            logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
+            published += publisher.publish(publications)
+    return published

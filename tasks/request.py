@@ -1,0 +1,59 @@
+"""The main process's view of a running delivery: it hears when a pool process is gone.
+
+The pool child that held the lease cannot report its own death. Telling the registry here
+makes the delivery available at once, instead of when its lease expires.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.worker.request import Request
+
+from config import RegistryUnavailableError
+from tasks.canvas import CONVERSATION
+from tasks.publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+
+def conversation_of(request: Request) -> str:
+    """The conversation that a message belongs to: named in it, or begun by it."""
+    named = (request.kwargs or {}).get(CONVERSATION)
+    return str(named or request.id)
+
+
+class DeliveryRequest(Request):  # type: ignore[misc]
+    """A Celery request that gives its delivery's lease up when its process is lost."""
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        exc = exc_info.exception
+        if isinstance(exc, WorkerLostError | SystemExit):
+            # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
+            self._abandon("lost")
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        if not soft:
+            # Celery is about to acknowledge the message: the next attempt needs a new one.
+            publication = self._abandon("timeout")
+            if publication is not None:
+                Publisher(self.task.app, self.task.runtime).publish(
+                    [publication], root_id=self._context.root_id
+                )
+        return super().on_timeout(soft, timeout)
+
+    def _abandon(self, reason: str) -> Any:
+        runtime = self.task.runtime
+        try:
+            return runtime.backend.abandon(
+                conversation_of(self), self.id, owner=runtime.owner, reason=reason
+            )
+        except RegistryUnavailableError as exc:
+            # The lease expires by itself, and the sweep takes the delivery up then.
+            logger.warning("lease.not_given_up message_id=%s reason=%s", self.id, exc)
+            return None

@@ -1,0 +1,61 @@
+"""What one process needs to carry an organism out: the organism, its registry, its name.
+
+There is no global: everything hangs on the Celery app, so two organisms may share a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from dataclasses import dataclass, field
+
+from celery import Celery
+
+from routing import Organism
+from routing.backends import SharedBackend
+
+#: a delivery is taken over when its lease was not renewed for so long
+LEASE_MS = 5_000
+
+
+def new_id() -> str:
+    """A random UUID v4."""
+    return str(uuid.uuid4())
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One organism in one process."""
+
+    organism: Organism
+    backend: SharedBackend
+    lease_ms: int = LEASE_MS
+    #: names this worker as the holder of leases; its pool children share it by forking
+    owner: str = field(
+        default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    )
+    _runner: asyncio.Runner | None = field(default=None, repr=False)
+    _runner_pid: int = 0
+
+    @property
+    def runner(self) -> asyncio.Runner:
+        """This process's event loop for async handlers, kept between deliveries."""
+        if self._runner is None or self._runner_pid != os.getpid():
+            self._runner, self._runner_pid = asyncio.Runner(), os.getpid()
+        return self._runner
+
+    def discard_runner(self) -> None:
+        """Drop an event loop that a timeout broke out of; the next delivery gets a new one."""
+        if self._runner is not None:
+            self._runner.close()
+        self._runner = None
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """The runtime `create_app` put on the app. Raises TypeError for any other app."""
+    runtime = getattr(app, "threadloom", None)
+    if not isinstance(runtime, Runtime):
+        raise TypeError("this Celery app was not made by tasks.create_app")
+    return runtime

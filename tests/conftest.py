@@ -1,0 +1,76 @@
+"""Fixtures every test may use: a private Redis of this test run, and nobody else's.
+
+The server is a real one, started by this process on a unix socket in a temporary directory.
+Nothing here or below may reach a Redis that somebody else runs: what would lead there is
+taken out of the environment first, and a database is emptied only after the server has
+proved by its process id that it is ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from service.embedded_redis import EmbeddedRedis
+from service.redis_binary import RedisServerNotFoundError, find_redis_server
+
+_REDIS_DEFAULT_PORT = 6379
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_foreign_redis() -> Iterator[None]:
+    """Hide the user's own services from the tests and from every process they start.
+
+    Celery obeys CELERY_BROKER_URL and CELERY_RESULT_BACKEND even against a configured URL.
+    THREADLOOM_TEST_* is meant for the tests and stays, unless it names the default Redis.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in list(os.environ.items()):
+            if name.startswith("THREADLOOM_TEST_"):
+                if _is_default_redis(value):
+                    pytest.exit(f"{name} points to the Redis on port 6379", returncode=2)
+            elif name.startswith(("THREADLOOM_", "CELERY_")):
+                patch.delenv(name)
+        yield
+
+
+def _is_default_redis(url: str) -> bool:
+    parts = urlsplit(url)
+    is_redis = parts.scheme.removeprefix("sentinel+").startswith(("redis", "valkey"))
+    default_port = _REDIS_DEFAULT_PORT if is_redis and parts.hostname else None
+    return (parts.port or default_port) == _REDIS_DEFAULT_PORT
+
+
+@pytest.fixture(scope="session")
+def redis_server(
+    _no_foreign_redis: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedRedis]:
+    """A real Redis of this test run, in memory only. None on the machine: skip, but not in CI."""
+    try:
+        find_redis_server()
+    except RedisServerNotFoundError as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), persistent=False) as server:
+        assert server.owns_server, "a fresh directory cannot have a server already"
+        yield server
+
+
+@pytest.fixture
+def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """A client on the empty database 0 of our own server; replies are bytes."""
+    with redis.Redis.from_url(redis_server.url()) as client:
+        assert client.info("server")["process_id"] == redis_server.pid, "not the server we started"
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> str:
+    """The redis-py URL of the same empty database; `redis_server.celery_url()` is Celery's."""
+    return redis_server.url()
