@@ -102,7 +102,9 @@ def _mismatch(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] 
     for index, step in enumerate(message.steps):
         listener = call.organism.listeners[step]
         if arriving and not arriving & listener.accepts.keys():
-            text = f"takes {', '.join(sorted(listener.accepts))}, gets {', '.join(sorted(arriving))}"
+            text = (
+                f"takes {', '.join(sorted(listener.accepts))}, gets {', '.join(sorted(arriving))}"
+            )
             return step, index, text
         arriving = frozenset(listener.replies)
     return None

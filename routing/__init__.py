@@ -1,6 +1,6 @@
 """What handler authors import, and what carries an organism out builds on.
 
-    from routing import HandlerMetadata, HandlerResponse, payload
+from routing import HandlerMetadata, HandlerResponse, payload
 """
 
 from routing.context import ContextSlot

@@ -36,9 +36,7 @@ def receive(delivery: Delivery, listener: Listener, organism: Organism) -> Any:
 
 def admit(raw: Any, listener: Listener, organism: Organism) -> Admitted:
     """The payload of something from outside. Raises InvalidEnvelopeError."""
-    gate = Gate(
-        listener.name, listener.accepts, organism.max_payload_bytes, repair=listener.repair
-    )
+    gate = Gate(listener.name, listener.accepts, organism.max_payload_bytes, repair=listener.repair)
     state = from_outside(raw, gate, thread="")
     kind = state.payload_type
     path = kind.path if kind is not None else ""

@@ -149,7 +149,9 @@ def schema_faults(schema_source: str, element: etree._Element) -> tuple[str, ...
     schema = etree.XMLSchema(etree.fromstring(schema_source.encode()))
     if schema(element):
         return ()
-    return limited([str(entry.message) for entry in islice(cast(Any, schema.error_log), MAX_FAULTS + 1)])
+    return limited(
+        [str(entry.message) for entry in islice(cast(Any, schema.error_log), MAX_FAULTS + 1)]
+    )
 
 
 def limited(faults: list[str]) -> tuple[str, ...]:

@@ -149,9 +149,7 @@ def _listener(entry: ListenerConfig, problems: list[Problem]) -> Listener | None
     )
 
 
-def _types(
-    paths: Sequence[str], where: str, problems: list[Problem]
-) -> Mapping[str, PayloadType]:
+def _types(paths: Sequence[str], where: str, problems: list[Problem]) -> Mapping[str, PayloadType]:
     types: dict[str, PayloadType] = {}
     for position, path in enumerate(paths):
         at = f"{where}[{position}]" if len(paths) > 1 else where
@@ -173,9 +171,11 @@ def _types(
 def _with_usage(entry: Listener, listeners: Mapping[str, Listener]) -> Listener:
     if not entry.agent:
         return entry
-    names = entry.peers if entry.peers is not None else [
-        name for name, other in listeners.items() if name != entry.name and not other.system
-    ]
+    names = (
+        entry.peers
+        if entry.peers is not None
+        else [name for name, other in listeners.items() if name != entry.name and not other.system]
+    )
     parts = [_usage_of(listeners[name]) for name in names if name in listeners]
     return replace(entry, usage="\n\n".join(parts))
 

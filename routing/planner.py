@@ -237,9 +237,7 @@ class _Draft:
             self._tell_self(limit_fault(), f"the call chain is {thread.depth} deep")
             return
         child = self._child(thread.id, (*thread.chain, response.to), response.to)
-        self._deliver(
-            response.to, child, self._own_name, content, thread.depth + 1, call=True
-        )
+        self._deliver(response.to, child, self._own_name, content, thread.depth + 1, call=True)
 
     def _child(self, parent: str, chain: tuple[str, ...], name: str) -> str:
         """The one child thread of `parent` for `name`: known, proposed before, or proposed now."""
@@ -255,9 +253,7 @@ class _Draft:
         """A call that cannot be made is answered to the listener that wanted to make it."""
         self.notes.append(note)
         thread = self.frame.thread
-        self._deliver(
-            self._own_name, thread.id, SYSTEM, content_of(fault), thread.depth, call=True
-        )
+        self._deliver(self._own_name, thread.id, SYSTEM, content_of(fault), thread.depth, call=True)
 
     def _forward(self, forward: Forward) -> None:
         thread = self.frame.thread

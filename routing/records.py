@@ -18,7 +18,7 @@ class Branch(NamedTuple):
     """One index of one join."""
 
     join: str
-    index: int
+    index: int  # type: ignore[assignment]  # nobody looks for a position in a branch
 
 
 #: the branches a delivery lives in, outermost first; empty: in none
@@ -235,7 +235,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Nothing to run here; `reason`: settled, leased, cancelled, ended, held, or unknown."""
+    """Nothing to run here.
+
+    `reason`: settled, leased, cancelled, ended, held, waiting, or unknown.
+    """
 
     reason: str
 
@@ -303,6 +306,7 @@ class Conversation:
     created_ms: int
     updated_ms: int
     deliveries: int
+    #: created and not settled, waits included; what a join holds back is not counted
     in_flight: int
     waiting: int
     value: Mapping[str, Any] | None = None
@@ -315,7 +319,8 @@ class LogEntry:
     at_ms: int
     #: message, late, waiting, note, join, ended, abandoned
     event: str
-    #: event-specific; for a message: delivery, from, to, thread, payload_name, payload
+    #: message and late: `delivery` (a Delivery); note and abandoned: `id`, `text`; join and
+    #: ended: `text`; waiting: `id`, `thread`, `to`, `prompt`, `scope`
     detail: Mapping[str, Any]
 
 

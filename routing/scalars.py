@@ -19,8 +19,9 @@ from typing import Any
 
 from routing.markup import ILLEGAL_CHARACTER
 
-#: a Decimal is written without exponent; beyond this many digits that is refused
-MAX_DECIMAL_DIGITS = 4300
+#: digits of an int, and of a Decimal written without exponent; Python converts no longer text
+MAX_DIGITS = 4299
+_MAX_INT_BITS = 14_280  # what certainly fits into that many digits
 _SHOWN_CHARS = 60
 _WIDEST_OFFSET = timedelta(hours=14)  # XSD knows no wider one
 
@@ -87,7 +88,13 @@ def check_text(value: object) -> str:
 def _check_int(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise expected("int", value)
+    if value.bit_length() > _MAX_INT_BITS:
+        raise ValueError(f"an int may have {MAX_DIGITS} digits")
     return int(value)
+
+
+def _int_from_text(text: str) -> int:
+    return _check_int(int(text))
 
 
 def _check_float(value: object) -> float:
@@ -111,11 +118,11 @@ def _check_decimal(value: object) -> Decimal:
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int):  # a letter for infinities and NaN
         raise ValueError(f"a Decimal must be finite, got {value}")
-    if value and max(abs(value.adjusted()), abs(exponent)) >= MAX_DECIMAL_DIGITS:
+    if value and max(abs(value.adjusted()), abs(exponent)) > MAX_DIGITS:
         raise ValueError(
-            f"a Decimal may have {MAX_DECIMAL_DIGITS} digits, written without exponent"
+            f"a Decimal may have {MAX_DIGITS} digits, written without exponent"
         )
-    return value if value or abs(exponent) < MAX_DECIMAL_DIGITS else Decimal(0)
+    return value if value or abs(exponent) <= MAX_DIGITS else Decimal(0)
 
 
 def _check_date(value: object) -> date:
@@ -206,7 +213,7 @@ _DATE = Restriction("date", "xs:date", _YEAR)
 _DATETIME = Restriction("datetime", "xs:dateTime", _YEAR + r"T[0-9:.]+(Z|[+\-][0-9:]{5})?")
 
 TEXT = Scalar("str", "xs:string", check_text, _same, _same, _same, check_text, "text")
-INT = Scalar("int", "xs:integer", _check_int, str, int, _same, _check_int, 1)
+INT = Scalar("int", "xs:integer", _check_int, str, _int_from_text, _same, _check_int, 1)
 FLOAT = Scalar(
     "float", "xs:double", _check_float, _float_text, float, _float_json, _float_from_json, 1.5
 )

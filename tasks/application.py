@@ -71,8 +71,6 @@ def assemble(
         backend = connect(config, url=registry_url(config, redis_url=redis_url))
     app = Celery(organism.name, set_as_current=False)
     app.conf.update(settings)
-    # Celery's own environment variables would point the app elsewhere, unseen.
-    app.conf.broker_read_url = app.conf.broker_write_url = settings.get("broker_url")
     app.conf.task_queues = queues(organism, str(app.conf.task_default_queue))
     runtime = Runtime(organism, backend)
     app.threadloom = runtime  # type: ignore[attr-defined]
@@ -96,6 +94,10 @@ def app_from_environment() -> Any:
     if path is None:
         raise ConfigurationError(
             "celery -A tasks",
-            [Problem("", f"name the organism file in {ORGANISM_VARIABLE}, or start where one lies")],
+            [
+                Problem(
+                    "", f"name the organism file in {ORGANISM_VARIABLE}, or start where one lies"
+                )
+            ],
         )
     return create_app(path)

@@ -96,8 +96,10 @@ def buffer_header(
     for index, signature in items:
         # As chord.freeze() would, but with the item's own index: a window publishes a header
         # in parts, and a recovery any one of it.
-        signature.set(group_id=join.id, group_index=index, chord=body if join.body else None)
-    return chord.tasks
+        signature.options.update(group_id=join.id, group_index=index)
+        if join.body:
+            signature.options["chord"] = body
+    return list(chord.tasks)
 
 
 def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:

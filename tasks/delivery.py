@@ -148,9 +148,7 @@ class Deliverer:
             frame=frame,
             organism=self._runtime.organism,
             load_join=lambda join: backend.join(conversation, join),
-            load_results=lambda join, start, stop: backend.results(
-                conversation, join, start, stop
-            ),
+            load_results=lambda join, start, stop: backend.results(conversation, join, start, stop),
         )
 
     # --- commit ------------------------------------------------------------------------

@@ -33,7 +33,7 @@ EXTERNAL = "external"
 HARD_LIMIT_GRACE_S = 10.0
 
 
-class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
+class ListenerTask(celery.Task):  # type: ignore[type-arg]
     """The Celery task of one listener."""
 
     abstract = True
@@ -49,9 +49,10 @@ class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Carry this message's delivery out; returns what Celery shows as its result."""
         request = self.request
+        message_id = str(request.id)
         ours = kwargs.get(canvas.CONVERSATION)
         native = ours is None or bool(kwargs.get(canvas.INJECTED))
-        conversation = ours or request.id
+        conversation = str(ours or message_id)
         if not native:
             canvas.take_over(request)
         refusal: Fault | None = None
@@ -61,7 +62,7 @@ class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
             beginning = self._claimed(conversation)
         outcome = self.deliverer.deliver(
             beginning,
-            root_id=request.root_id or request.id,
+            root_id=request.root_id or message_id,
             native=native,
             refusal=refusal,
         )
@@ -70,7 +71,7 @@ class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
         if outcome.release is None:
             # Parked: the conversation goes on, and a message under this id resumes the canvas.
             raise Ignore(outcome.summary)
-        request.released = conversation
+        self.request.update(released=conversation)
         return value_of(outcome.release)
 
     def after_return(
@@ -82,7 +83,7 @@ class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
             self.runtime.backend.released(conversation)
 
     def _claimed(self, conversation: str) -> Any:
-        delivery = self.request.id
+        delivery = str(self.request.id)
 
         def begin() -> Beginning:
             return self.runtime.backend.begin(
@@ -92,16 +93,16 @@ class ListenerTask(celery.Task):  # type: ignore[misc,type-arg]
         return begin
 
     def _injected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        request = self.request
+        conversation = str(self.request.id)
         content, repairs, refusal = self._admitted(args, kwargs)
         opening = open_conversation(
-            request.id,
+            conversation,
             self.listener,
             content,
             from_id=EXTERNAL,
-            root_thread=root_thread(request.id),
+            root_thread=root_thread(conversation),
             new_id=new_id,
-            canvas=canvas.canvas_options(request),
+            canvas=canvas.canvas_options(self.request),
             repairs=repairs,
         )
 

@@ -65,9 +65,7 @@ class Publisher:
             )
         return len(sent)
 
-    def _send(
-        self, publication: Publication, root_id: str | None, known: dict[str, Join]
-    ) -> None:
+    def _send(self, publication: Publication, root_id: str | None, known: dict[str, Join]) -> None:
         listener = self._runtime.organism.listeners.get(publication.to)
         options: dict[str, Any] = {
             "root_id": root_id or publication.conversation,

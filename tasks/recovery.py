@@ -37,7 +37,7 @@ SWEEP_LIMIT = 200
 EXPIRE_EVERY = 30
 
 
-class RecoveryStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class RecoveryStep(bootsteps.StartStopStep):
     """Starts renewal and sweep with the worker, and stops them with it."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
@@ -91,9 +91,7 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
     silent = canonical(content_of(timeout_fault()).element)
     published = 0
     for due in runtime.backend.due(limit=SWEEP_LIMIT):
-        publications = runtime.backend.reclaim(
-            due, retry_in_ms=RETRY_IN_MS, silent_branch=silent
-        )
+        publications = runtime.backend.reclaim(due, retry_in_ms=RETRY_IN_MS, silent_branch=silent)
         if publications:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
             published += publisher.publish(publications)

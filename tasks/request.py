@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from config import RegistryUnavailableError
 from tasks.canvas import CONVERSATION
 from tasks.publisher import Publisher
+from tasks.runtime import runtime_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def conversation_of(request: Request) -> str:
     return str(named or request.id)
 
 
-class DeliveryRequest(Request):  # type: ignore[misc]
+class DeliveryRequest(Request):
     """A Celery request that gives its delivery's lease up when its process is lost."""
 
     def on_failure(
@@ -42,13 +43,13 @@ class DeliveryRequest(Request):  # type: ignore[misc]
             # Celery is about to acknowledge the message: the next attempt needs a new one.
             publication = self._abandon("timeout")
             if publication is not None:
-                Publisher(self.task.app, self.task.runtime).publish(
-                    [publication], root_id=self._context.root_id
+                Publisher(self.task.app, runtime_of(self.task.app)).publish(
+                    [publication], root_id=self.root_id
                 )
         return super().on_timeout(soft, timeout)
 
     def _abandon(self, reason: str) -> Any:
-        runtime = self.task.runtime
+        runtime = runtime_of(self.task.app)
         try:
             return runtime.backend.abandon(
                 conversation_of(self), self.id, owner=runtime.owner, reason=reason

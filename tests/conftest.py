@@ -9,7 +9,7 @@ proved by its process id that it is ours.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -74,3 +74,10 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
 def redis_url(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> str:
     """The redis-py URL of the same empty database; `redis_server.celery_url()` is Celery's."""
     return redis_server.url()
+
+
+@pytest.fixture(scope="session")
+def deployment_url(redis_server: EmbeddedRedis) -> Callable[[], str]:
+    """Gives each deployment of this run a database of its own, which nobody else empties."""
+    numbers = iter(range(1, 16))
+    return lambda: redis_server.url(next(numbers))

@@ -2,6 +2,7 @@
 
 from routing.backends.base import SharedBackend
 from routing.backends.connect import connect
+from routing.backends.memory import MemoryBackend
 from routing.backends.redis import RedisBackend
 
-__all__ = ["RedisBackend", "SharedBackend", "connect"]
+__all__ = ["MemoryBackend", "RedisBackend", "SharedBackend", "connect"]

@@ -27,6 +27,11 @@ from routing.records import (
     Transition,
 )
 
+#: ms after which a message that nobody confirmed as published is published again
+PUBLISH_GRACE_MS = 3_000
+#: ms after which a published message that nobody began is looked at again
+BEGIN_GRACE_MS = 30_000
+
 
 class SharedBackend(Protocol):
     """Where conversations live. Every method may raise RegistryUnavailableError."""
@@ -46,7 +51,13 @@ class SharedBackend(Protocol):
         """As `open`, and take the first delivery as `begin` does, in one operation."""
 
     def begin(
-        self, conversation: str, delivery: str, *, owner: str, lease_ms: int, redelivered: bool = False
+        self,
+        conversation: str,
+        delivery: str,
+        *,
+        owner: str,
+        lease_ms: int,
+        redelivered: bool = False,
     ) -> Beginning:
         """Take a delivery to run it, for `lease_ms`.
 
@@ -118,7 +129,9 @@ class SharedBackend(Protocol):
     def join(self, conversation: str, join: str) -> JoinState | None:
         """One join with its counts."""
 
-    def results(self, conversation: str, join: str, start: int, stop: int) -> Sequence[StoredResult]:
+    def results(
+        self, conversation: str, join: str, start: int, stop: int
+    ) -> Sequence[StoredResult]:
         """The answers of indexes `start` to `stop - 1` that are there, in index order."""
 
     # --- threads ------------------------------------------------------------------------
@@ -154,7 +167,9 @@ class SharedBackend(Protocol):
     def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
         """The log of a conversation, oldest first, from position `start`."""
 
-    def context(self, conversation: str, thread: str, *, limit: int) -> Sequence[tuple[int, Delivery]]:
+    def context(
+        self, conversation: str, thread: str, *, limit: int
+    ) -> Sequence[tuple[int, Delivery]]:
         """The newest `limit` messages of a thread, oldest first: (slot number from 0, delivery)."""
 
     def stats(self) -> Mapping[str, int]:

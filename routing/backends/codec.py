@@ -10,6 +10,7 @@ from routing.records import (
     Branch,
     ConversationStatus,
     Delivery,
+    Due,
     Ending,
     Frame,
     Join,
@@ -23,6 +24,17 @@ from routing.records import (
 def dump(value: object) -> str:
     """Compact JSON."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def due_member(kind: str, conversation: str, thing: str) -> str:
+    """The name under which a thing falls due; ids may hold any character, so it says how long."""
+    return f"{kind}|{len(conversation.encode())}|{conversation}|{thing}"
+
+
+def due_from(member: bytes) -> Due:
+    """What a `due_member` names."""
+    _, size_bytes, rest = member.split(b"|", 2)
+    return Due(rest[: int(size_bytes)].decode(), member.decode())
 
 
 def delivery_row(delivery: Delivery) -> str:
@@ -83,7 +95,14 @@ def publication(conversation: str, delivery: Delivery, canvas: str | None = None
 
 def thread_row(thread: Thread) -> str:
     """A thread but its id."""
-    return dump({"chain": thread.chain, "parent": thread.parent, "branch": thread.branch, "repairs": thread.repairs})
+    return dump(
+        {
+            "chain": thread.chain,
+            "parent": thread.parent,
+            "branch": thread.branch,
+            "repairs": thread.repairs,
+        }
+    )
 
 
 def thread_from(thread_id: str, row: bytes | str) -> Thread:

@@ -23,6 +23,7 @@ def connect(config: OrganismConfig, *, url: str | None) -> SharedBackend:
     name = config.organism.name
     if section.type == "memory":
         from routing.backends.memory import MemoryBackend
+
         return MemoryBackend(organism=name, ttl_s=section.redis_ttl)
     if url is None:
         raise ValueError("a redis backend needs a URL")
@@ -32,6 +33,4 @@ def connect(config: OrganismConfig, *, url: str | None) -> SharedBackend:
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=30,
     )
-    return RedisBackend(
-        client, organism=name, prefix=section.redis_prefix, ttl_s=section.redis_ttl
-    )
+    return RedisBackend(client, organism=name, prefix=section.redis_prefix, ttl_s=section.redis_ttl)

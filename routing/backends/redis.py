@@ -29,6 +29,7 @@ from redis.exceptions import (
 
 from config import RegistryUnavailableError
 from routing.backends import codec
+from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
 from routing.errors import UnknownConversationError, UnknownThreadError
 from routing.records import (
     Beginning,
@@ -55,10 +56,6 @@ from routing.records import (
 )
 
 SHARDS = 16
-#: ms after which a message that nobody confirmed as published is published again
-PUBLISH_GRACE_MS = 3_000
-#: ms after which a published message that nobody began is looked at again
-BEGIN_GRACE_MS = 30_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,10 +94,14 @@ class RedisBackend:
         organism: str,
         prefix: str = "tl:",
         ttl_s: int = 86_400,
+        publish_grace_ms: int = PUBLISH_GRACE_MS,
+        begin_grace_ms: int = BEGIN_GRACE_MS,
     ) -> None:
         self._redis = client
         self._prefix = f"{prefix}{organism}:"
         self._ttl_ms = ttl_s * 1000
+        self._publish_grace_ms = publish_grace_ms
+        self._begin_grace_ms = begin_grace_ms
         folder = files("routing.backends") / "lua"
         prelude = (folder / "prelude.lua").read_text()
         self._scripts = {
@@ -129,9 +130,7 @@ class RedisBackend:
             {
                 "from": opening.entry.from_id,
                 "entry": opening.entry.id,
-                "threads": [
-                    (t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)
-                ],
+                "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "ttl": self._ttl_ms,
                 "owner": owner,
                 "lease": lease_ms,
@@ -149,7 +148,13 @@ class RedisBackend:
 
     @_at_the_edge
     def begin(
-        self, conversation: str, delivery: str, *, owner: str, lease_ms: int, redelivered: bool = False
+        self,
+        conversation: str,
+        delivery: str,
+        *,
+        owner: str,
+        lease_ms: int,
+        redelivered: bool = False,
     ) -> Beginning:
         reply = self._run("begin", conversation, delivery, owner, lease_ms, int(redelivered))
         return _beginning(conversation, reply)
@@ -162,7 +167,7 @@ class RedisBackend:
     @_at_the_edge
     def published(self, conversation: str, deliveries: Sequence[str]) -> None:
         if deliveries:
-            self._run("published", conversation, BEGIN_GRACE_MS, *deliveries)
+            self._run("published", conversation, self._begin_grace_ms, *deliveries)
 
     @_at_the_edge
     def released(self, conversation: str) -> None:
@@ -201,13 +206,14 @@ class RedisBackend:
 
     @_at_the_edge
     def due(self, *, limit: int) -> Sequence[Due]:
-        seconds, micros = cast(tuple[int, int], self._redis.time())
+        seconds, micros = self._redis.time()
         now = seconds * 1000 + micros // 1000
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
-            pipe.zrangebyscore(self._shard_key(shard, "due"), "-inf", now, start=0, num=limit)
-        members = [m.decode() for found in pipe.execute() for m in found]
-        return [Due(m[2:].rpartition("|")[0], m) for m in members[:limit]]
+            due = self._shard_key(shard, "due")
+            pipe.zrangebyscore(due, "-inf", now, start=0, num=limit, withscores=True)
+        late = sorted((at, member) for found in pipe.execute() for member, at in found)
+        return [codec.due_from(member) for _, member in late[:limit]]
 
     @_at_the_edge
     def reclaim(
@@ -220,7 +226,7 @@ class RedisBackend:
 
     @_at_the_edge
     def expire(self, *, limit: int) -> int:
-        seconds, _ = cast(tuple[int, int], self._redis.time())
+        seconds, _ = self._redis.time()
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
             pipe.zrangebyscore(
@@ -240,7 +246,9 @@ class RedisBackend:
         return JoinState(codec.join_from(row), int(ok or 0), int(failed or 0), fired is not None)
 
     @_at_the_edge
-    def results(self, conversation: str, join: str, start: int, stop: int) -> Sequence[StoredResult]:
+    def results(
+        self, conversation: str, join: str, start: int, stop: int
+    ) -> Sequence[StoredResult]:
         if stop <= start:
             return []
         fields = [f"v:{join}:{index}" for index in range(start, stop)]
@@ -256,15 +264,12 @@ class RedisBackend:
 
     @_at_the_edge
     def put_thread(self, conversation: str, thread: Thread) -> bool:
-        key = self._keys(conversation)[2]
-        pipe = self._redis.pipeline()
-        pipe.hsetnx(key, f"t:{thread.id}", codec.thread_row(thread))
-        pipe.pexpire(key, self._ttl_ms)
-        return bool(pipe.execute()[0])
+        row = codec.thread_row(thread)
+        return bool(self._run("put_thread", conversation, self._ttl_ms, thread.id, row))
 
     @_at_the_edge
     def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
-        reply = self._run("child_thread", conversation, parent, name, proposed)
+        reply = self._run("child_thread", conversation, self._ttl_ms, parent, name, proposed)
         if not reply:
             raise UnknownThreadError(parent)
         return codec.thread_from(reply[0].decode(), reply[1])
@@ -285,13 +290,7 @@ class RedisBackend:
 
     @_at_the_edge
     def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
-        if not threads:
-            return 0
-        key = self._keys(conversation)[2]
-        pipe = self._redis.pipeline()
-        pipe.hdel(key, *(f"t:{thread}" for thread in threads))
-        pipe.hdel(key, *(f"k:{thread}" for thread in threads))
-        return int(pipe.execute()[0])
+        return int(self._run("drop_threads", conversation, *threads)) if threads else 0
 
     # --- reading ------------------------------------------------------------------------
 
@@ -304,13 +303,27 @@ class RedisBackend:
     def conversations(
         self, *, limit: int, before: tuple[int, str] | None = None
     ) -> Sequence[Conversation]:
-        top = f"({before[0]:015d}:{before[1]}" if before else "+"
+        top = f"({before[0]:015d}:{before[1]}".encode() if before else b"+"
+        page: list[Conversation] = []
+        while len(page) < limit:
+            members = self._newest(top, limit)
+            rows = self._conversation_rows([m.decode().partition(":")[2] for m in members])
+            page += (
+                row
+                for row, member in zip(rows, members, strict=True)
+                # An id may have been used again after its first conversation expired.
+                if row is not None and row.created_ms == int(member.partition(b":")[0])
+            )
+            if len(members) < limit:
+                break
+            top = b"(" + members[-1]
+        return page[:limit]
+
+    def _newest(self, top: bytes, limit: int) -> list[bytes]:
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
             pipe.zrevrangebylex(self._shard_key(shard, "index"), top, "-", start=0, num=limit)
-        newest = sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
-        ids = [m.decode().partition(":")[2] for m in newest]
-        return [row for row in self._conversation_rows(ids) if row is not None]
+        return sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
 
     def _conversation_rows(self, ids: Sequence[str]) -> list[Conversation | None]:
         pipe = self._redis.pipeline(transaction=False)
@@ -329,8 +342,10 @@ class RedisBackend:
 
     @_at_the_edge
     def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
-        keys = self._keys(conversation)
-        lines = cast(list[bytes], self._redis.lrange(keys[4], start, start + limit - 1))
+        if limit < 1:
+            return []
+        key = self._keys(conversation)[4]
+        lines = cast(list[bytes], self._redis.lrange(key, start, start + limit - 1))
         parsed = [line.split(b"|", 2) for line in lines]
         ids = [detail.decode() for _, event, detail in parsed if event in (b"message", b"late")]
         known = self._deliveries(conversation, ids)
@@ -359,7 +374,7 @@ class RedisBackend:
         first, last = max(0, int(count or 0) - limit), int(count or 0)
         if first == last:
             return []
-        slots = self._hmget(key, [f"{thread}:{slot}" for slot in range(first, last)])
+        slots = self._hmget(key, [f"m:{thread}:{slot}" for slot in range(first, last)])
         ids = [slot.decode() for slot in slots if slot is not None]
         known = self._deliveries(conversation, ids)
         return [(first + n, known[i]) for n, i in enumerate(ids)]
@@ -376,8 +391,8 @@ class RedisBackend:
     @_at_the_edge
     def clear(self) -> None:
         for shard in range(SHARDS):
-            index = self._shard_key(shard, "index")
-            while members := cast(list[bytes], self._redis.zrange(index, 0, 499)):
+            kept = self._shard_key(shard, "retention")
+            while members := cast(list[bytes], self._redis.zrange(kept, 0, 499)):
                 for member in members:
                     self._run("forget", member.decode().partition(":")[2], member, 1)
             self._redis.unlink(self._shard_key(shard, "due"))
@@ -389,16 +404,14 @@ class RedisBackend:
 
     def _run(self, script: str, conversation: str, *args: str | bytes | int) -> Any:
         return self._scripts[script](
-            keys=self._keys(conversation), args=[conversation, PUBLISH_GRACE_MS, *args]
+            keys=self._keys(conversation), args=[conversation, self._publish_grace_ms, *args]
         )
 
     def _keys(self, conversation: str) -> list[str]:
         shard = zlib.crc32(conversation.encode()) % SHARDS
-        own = f"{self._prefix}{{{shard}}}:{conversation}"
         return [
-            own,
-            *(f"{own}:{part}" for part in ("deliveries", "threads", "joins", "log", "context")),
-            *(self._shard_key(shard, part) for part in ("due", "index", "retention")),
+            *(f"{self._shard_key(shard, part)}:{conversation}" for part in _OWN_KEYS),
+            *(self._shard_key(shard, part) for part in _SHARED_KEYS),
         ]
 
     def _shard_key(self, shard: int, part: str) -> str:
@@ -410,8 +423,11 @@ class RedisBackend:
 
 _SCRIPTS = (
     "open", "begin", "commit", "published", "released", "renew", "abandon", "answer", "kill",
-    "reclaim", "forget", "child_thread",
+    "reclaim", "forget", "put_thread", "child_thread", "drop_threads",
 )  # fmt: skip
+#: in the order of KEYS; `lua/prelude.lua` says what is in each
+_OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context")
+_SHARED_KEYS = ("due", "index", "retention")
 _CONVERSATION_FIELDS = [
     "status", "entry", "from", "created", "updated", "count", "in_flight", "waiting", "value",
 ]  # fmt: skip
@@ -526,4 +542,3 @@ def _log_detail(event: bytes, detail: bytes, known: Mapping[str, Delivery]) -> M
         delivery, what = json.loads(text)
         return {"id": delivery, "text": what}
     return {"text": text}
-

@@ -93,9 +93,10 @@ for _, wait in ipairs(h.waits) do
   redis.call('HINCRBY', C, 'in_flight', 1)
   redis.call('HINCRBY', C, 'waiting', 1)
   for _, branch in ipairs(row.scope) do
-    local inside = cjson.decode(redis.call('HGET', J, 'w:' .. branch[1]) or '[]')
+    local name = branch[1] .. ':' .. branch[2]
+    local inside = cjson.decode(redis.call('HGET', J, 'w:' .. name) or '[]')
     inside[#inside + 1] = wait[1]
-    redis.call('HSET', J, 'w:' .. branch[1], cjson.encode(inside))
+    redis.call('HSET', J, 'w:' .. branch[1], 1, 'w:' .. name, cjson.encode(inside))
   end
   in_branch = in_branch + 1
   note('waiting', wait[2])

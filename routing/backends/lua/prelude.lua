@@ -4,10 +4,11 @@
 -- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner
 -- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread)
 -- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id>,
---                       w:<id> waits inside its branches (JSON), l:<kind>:<label> the open join
---                       of that name, h:<id>:<index> a held delivery, c:<id>:<index> deliveries in
---                       flight in a branch less one, v:<id>:<index> its answer 1|path|payload,
---                       x:<id>:<index> set once its time limit has passed
+--                       l:<kind>:<label> the open join of that name, w:<id> set if anything
+--                       inside it ever waited; of a branch: h:<id>:<index> its held delivery,
+--                       c:<id>:<index> deliveries in flight less one, w:<id>:<index> waits (JSON),
+--                       v:<id>:<index> its answer 1|path|payload, x:<id>:<index> set once its
+--                       time limit has passed
 -- KEYS[5] log           list: ms|event|detail
 -- KEYS[6] context       hash: n:<thread> slots, m:<thread>:<slot> a delivery
 -- KEYS[7] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
@@ -134,9 +135,9 @@ local function cancel(id, attempt, row, depth)
   landed()
 end
 
--- Let go of the waits inside a join whose input is not needed any more.
-local function drop_waits(join)
-  local waits = redis.call('HGET', J, 'w:' .. join)
+-- Let go of the waits in a branch whose input is not needed any more.
+local function drop_waits(branch)
+  local waits = redis.call('HGET', J, 'w:' .. branch)
   for _, id in ipairs(waits and cjson.decode(waits) or {}) do
     local row = row_of(id)
     local depth = moot(row)
@@ -151,7 +152,8 @@ local function fire(join, spec)
   if not close(join, spec) then return end
   note('join', 'fired ' .. join)
   if spec.body ~= '' then launch(spec.body) end
-  drop_waits(join)
+  if redis.call('HEXISTS', J, 'w:' .. join) == 0 then return end
+  for index = 0, spec.total - 1 do drop_waits(join .. ':' .. index) end
 end
 
 local function release_next(join, spec)

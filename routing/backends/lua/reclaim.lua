@@ -39,7 +39,7 @@ local function reclaim_timer()
   local join, index = string.match(id, '^(.*):(%d+)$')
   if answer_branch(join, index, false, '', ARGV[5]) then
     redis.call('HSET', J, 'x:' .. id, 1)  -- what is still in flight in it need not run
-    drop_waits(join)
+    drop_waits(id)
   end
 end
 

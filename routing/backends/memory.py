@@ -1,0 +1,452 @@
+"""The registry of one process: the semantics of the Lua scripts under one lock.
+
+For tests, for `backend: {type: memory}`, and behind the `manager` backend, whose processes
+call this class in one server process: arguments and answers are plain records and pickle.
+Nothing survives the process. The functions of a conversation stand in `memory_state.py`,
+those of a commit and of recovery in `memory_steps.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import heapq
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from routing.backends import codec
+from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
+from routing.backends.memory_state import FINAL, ConversationState, StoredJoin
+from routing.backends.memory_steps import (
+    apply,
+    reclaim_delivery,
+    reclaim_release,
+    reclaim_timer,
+    replan,
+    unpublished,
+)
+from routing.errors import UnknownConversationError, UnknownThreadError
+from routing.records import (
+    Beginning,
+    CommitResult,
+    Committed,
+    Conversation,
+    ConversationStatus,
+    Delivery,
+    Due,
+    Ending,
+    Fenced,
+    JoinState,
+    LogEntry,
+    Opening,
+    Publication,
+    Skip,
+    StoredResult,
+    Thread,
+    Transition,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _system_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _atomic(
+    method: Callable[Concatenate[MemoryBackend, P], R],
+) -> Callable[Concatenate[MemoryBackend, P], R]:
+    """Run a method as a Redis runs a script: alone, and at one moment."""
+
+    @functools.wraps(method)
+    def alone(self: MemoryBackend, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            self._now = self._clock()
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class MemoryBackend:
+    """A `SharedBackend` for the threads of one process.
+
+    clock: the time in ms since 1970, as every time the registry tells.
+    """
+
+    def __init__(
+        self,
+        *,
+        organism: str,
+        ttl_s: int = 86_400,
+        publish_grace_ms: int = PUBLISH_GRACE_MS,
+        begin_grace_ms: int = BEGIN_GRACE_MS,
+        clock: Callable[[], int] = _system_clock_ms,
+    ) -> None:
+        self.organism = organism
+        self._ttl_ms = ttl_s * 1000
+        self._publish_grace_ms = publish_grace_ms
+        self._begin_grace_ms = begin_grace_ms
+        self._clock = clock
+        self._now = 0
+        self._lock = threading.Lock()
+        self._states: dict[str, ConversationState] = {}
+        self._due: dict[str, int] = {}
+        #: (created ms, id), oldest first
+        self._index: list[tuple[int, str]] = []
+
+    # --- deliveries ---------------------------------------------------------------------
+
+    @_atomic
+    def open(self, opening: Opening) -> Publication | None:
+        state = self._opened(opening.conversation)
+        if state is None:
+            return self._create(opening).publications()[0]
+        stored = state.deliveries.get(opening.entry.id)
+        if stored is None or stored.state != "ready":
+            return None
+        return codec.publication(state.id, stored.delivery)
+
+    @_atomic
+    def open_and_begin(
+        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+    ) -> Beginning:
+        state = self._opened(opening.conversation) or self._create(opening)
+        return state.begin(
+            opening.entry.id, owner=owner, lease_ms=lease_ms, redelivered=redelivered
+        )
+
+    @_atomic
+    def begin(
+        self,
+        conversation: str,
+        delivery: str,
+        *,
+        owner: str,
+        lease_ms: int,
+        redelivered: bool = False,
+    ) -> Beginning:
+        state = self._opened(conversation)
+        if state is None:
+            return Skip("unknown")
+        return state.begin(delivery, owner=owner, lease_ms=lease_ms, redelivered=redelivered)
+
+    @_atomic
+    def commit(self, transition: Transition) -> CommitResult:
+        state = self._opened(transition.conversation)
+        stored = state.deliveries.get(transition.delivery) if state else None
+        if state is None or stored is None:
+            return Fenced()
+        if stored.state in ("settled", "cancelled"):
+            if stored.state == "settled" and stored.attempt == transition.attempt:
+                return Committed(unpublished(state, transition), adopted=True)
+            return Committed(adopted=True)
+        if stored.state != "leased" or stored.attempt != transition.attempt:
+            return Fenced()
+        ended_before = state.is_final
+        killed = state.status is ConversationStatus.KILLED
+        depth = len(stored.row.scope) if killed else state.moot(stored)
+        if depth is None:
+            refused = replan(state, transition)
+            if refused is not None:
+                return refused
+        stored.set("settled", attempt=stored.attempt)
+        state.not_due("d", stored.row.id)
+        if depth is None:
+            apply(state, transition)
+        else:
+            state.close_inside(stored, depth)
+            state.note("late", stored.row.id)
+        state.landed()
+        state.touch(self._ttl_ms)
+        if ended_before or not state.is_final:
+            return Committed(state.publications())
+        return Committed(state.publications(), state.ending, state.resume())
+
+    @_atomic
+    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
+        state = self._opened(conversation)
+        if state is None:
+            return
+        later = self._now + self._begin_grace_ms
+        for delivery in deliveries:
+            stored = state.deliveries.get(delivery)
+            if not delivery:
+                if state.release == "due":
+                    state.set_due("r", "", later)
+            elif stored is not None and stored.state == "ready":
+                stored.set("sent", attempt=stored.attempt, reason=stored.reason)
+                state.set_due("d", delivery, later)
+
+    @_atomic
+    def released(self, conversation: str) -> None:
+        state = self._opened(conversation)
+        if state is not None and state.is_final:
+            state.release = "done"
+            state.not_due("r", "")
+
+    @_atomic
+    def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
+        for conversation, delivery in leases:
+            state = self._opened(conversation)
+            stored = state.deliveries.get(delivery) if state else None
+            if state and stored and stored.state == "leased" and stored.owner == owner:
+                state.set_due("d", delivery, self._now + lease_ms)
+                state.touch(self._ttl_ms)
+
+    @_atomic
+    def abandon(
+        self, conversation: str, delivery: str, *, owner: str, reason: str
+    ) -> Publication | None:
+        state = self._opened(conversation)
+        stored = state.deliveries.get(delivery) if state else None
+        if not state or not stored or stored.state != "leased" or stored.owner != owner:
+            return None
+        state.make_ready(stored, stored.attempt, reason)
+        state.note("abandoned", codec.dump((delivery, reason)))
+        return state.publications()[0]
+
+    @_atomic
+    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
+        state = self._opened(conversation)
+        if state is None:
+            raise UnknownConversationError(conversation)
+        stored = state.deliveries.get(wait)
+        killed = state.status is ConversationStatus.KILLED
+        if stored is None or stored.state != "waiting" or killed:
+            return None
+        stored.row = delivery
+        state.waiting -= 1
+        state.count += 1
+        state.remember(delivery)
+        state.make_ready(stored, 0, "")
+        state.touch(self._ttl_ms)
+        return state.publications()[0]
+
+    @_atomic
+    def kill(self, conversation: str, ending: Ending) -> Publication | None:
+        state = self._opened(conversation)
+        if state is None or not state.finish(ending):
+            return None
+        state.touch(self._ttl_ms)
+        return state.resume()
+
+    # --- recovery -----------------------------------------------------------------------
+
+    @_atomic
+    def due(self, *, limit: int) -> Sequence[Due]:
+        late = ((at, member.encode()) for member, at in self._due.items() if at <= self._now)
+        return [codec.due_from(member) for _, member in heapq.nsmallest(limit, late)]
+
+    @_atomic
+    def reclaim(
+        self, due: Due, *, retry_in_ms: int, silent_branch: bytes
+    ) -> tuple[Publication, ...]:
+        late = self._due.get(due.member)
+        if late is None or late > self._now:
+            return ()
+        state = self._opened(due.conversation)
+        if state is None:
+            del self._due[due.member]
+            return ()
+        kind = due.member[0]
+        thing = due.member[len(state.member(kind, "")) :]
+        again = self._now + retry_in_ms
+        if kind == "r":
+            return reclaim_release(state, again)
+        if kind == "d":
+            reclaim_delivery(state, thing, again)
+        else:
+            reclaim_timer(state, kind, thing, silent_branch)
+        state.touch(self._ttl_ms)
+        return state.publications()
+
+    @_atomic
+    def expire(self, *, limit: int) -> int:
+        over = [name for name, state in self._states.items() if state.expires_ms <= self._now]
+        for conversation in over[:limit]:
+            self._forget(conversation)
+        return len(over[:limit])
+
+    # --- joins --------------------------------------------------------------------------
+
+    @_atomic
+    def join(self, conversation: str, join: str) -> JoinState | None:
+        stored = self._join(conversation, join)
+        if stored is None:
+            return None
+        return JoinState(stored.spec, stored.ok, stored.failed, stored.fired)
+
+    @_atomic
+    def results(
+        self, conversation: str, join: str, start: int, stop: int
+    ) -> Sequence[StoredResult]:
+        stored = self._join(conversation, join)
+        branches = stored.branches if stored else {}
+        found = (branches[index].result for index in range(start, stop) if index in branches)
+        return [result for result in found if result is not None]
+
+    # --- threads ------------------------------------------------------------------------
+
+    @_atomic
+    def put_thread(self, conversation: str, thread: Thread) -> bool:
+        state = self._state(conversation) or self._new_state(conversation)
+        if thread.id in state.threads:
+            return False
+        state.threads[thread.id] = thread
+        state.touch(self._ttl_ms)
+        return True
+
+    @_atomic
+    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
+        state = self._state(conversation)
+        caller = state.threads.get(parent) if state else None
+        if state is None or caller is None:
+            raise UnknownThreadError(parent)
+        children = state.children.setdefault(parent, {})
+        if name not in children:
+            children[name] = proposed
+            state.threads[proposed] = Thread(proposed, (*caller.chain, name), parent)
+            state.touch(self._ttl_ms)
+        return state.threads[children[name]]
+
+    @_atomic
+    def thread(self, conversation: str, thread: str) -> Thread | None:
+        state = self._state(conversation)
+        return state.threads.get(thread) if state else None
+
+    @_atomic
+    def threads(self, conversation: str) -> Mapping[str, Thread]:
+        state = self._state(conversation)
+        return dict(state.threads) if state else {}
+
+    @_atomic
+    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
+        state = self._state(conversation)
+        dropped = 0
+        for thread_id in threads if state else ():
+            assert state is not None
+            thread = state.threads.pop(thread_id, None)
+            if thread is None:
+                continue
+            dropped += 1
+            state.children.pop(thread_id, None)
+            siblings = state.children.get(thread.parent, {}) if thread.parent else {}
+            if siblings.get(thread.chain[-1]) == thread_id:
+                del siblings[thread.chain[-1]]
+        return dropped
+
+    # --- reading ------------------------------------------------------------------------
+
+    @_atomic
+    def conversation(self, conversation: str) -> Conversation | None:
+        state = self._opened(conversation)
+        return _row(state) if state else None
+
+    @_atomic
+    def conversations(
+        self, *, limit: int, before: tuple[int, str] | None = None
+    ) -> Sequence[Conversation]:
+        page: list[Conversation] = []
+        at = bisect.bisect_left(self._index, before) if before else len(self._index)
+        while at > 0 and len(page) < limit:
+            at -= 1
+            state = self._opened(self._index[at][1])
+            if state is not None:
+                page.append(_row(state))
+        return page
+
+    @_atomic
+    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+        state = self._opened(conversation)
+        if state is None or limit < 1:
+            return []
+        lines = state.log[start : start + limit]
+        return [LogEntry(at, event, state.log_detail(event, what)) for at, event, what in lines]
+
+    @_atomic
+    def context(
+        self, conversation: str, thread: str, *, limit: int
+    ) -> Sequence[tuple[int, Delivery]]:
+        state = self._opened(conversation)
+        slots = state.slots.get(thread, []) if state else []
+        first = max(0, len(slots) - limit)
+        return [
+            (slot, state.deliveries[delivery].delivery)
+            for slot, delivery in enumerate(slots[first:], first)
+            if state is not None
+        ]
+
+    @_atomic
+    def stats(self) -> Mapping[str, int]:
+        return {"conversations": len(self._index), "due": len(self._due)}
+
+    @_atomic
+    def clear(self) -> None:
+        self._states.clear()
+        self._due.clear()
+        self._index.clear()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    # --- plumbing -----------------------------------------------------------------------
+
+    def _state(self, conversation: str) -> ConversationState | None:
+        """A conversation whose retention is not over, ready for an operation."""
+        state = self._states.get(conversation)
+        if state is None or state.expires_ms < self._now:
+            return None
+        state.now, state.publish = self._now, []
+        return state
+
+    def _opened(self, conversation: str) -> ConversationState | None:
+        state = self._state(conversation)
+        return state if state is not None and state.opening is not None else None
+
+    def _new_state(self, conversation: str) -> ConversationState:
+        self._forget(conversation)
+        state = ConversationState(conversation, due=self._due, grace_ms=self._publish_grace_ms)
+        state.now = self._now
+        self._states[conversation] = state
+        return state
+
+    def _create(self, opening: Opening) -> ConversationState:
+        state = self._state(opening.conversation) or self._new_state(opening.conversation)
+        state.opening = opening
+        state.created_ms = self._now
+        bisect.insort(self._index, (self._now, state.id))
+        for thread in (opening.root, opening.thread):
+            state.threads[thread.id] = thread
+        state.create_delivery(opening.entry)
+        state.touch(self._ttl_ms)
+        return state
+
+    def _forget(self, conversation: str) -> None:
+        state = self._states.pop(conversation, None)
+        if state is not None and state.opening is not None:
+            self._index.remove((state.created_ms, conversation))
+
+    def _join(self, conversation: str, join: str) -> StoredJoin | None:
+        state = self._opened(conversation)
+        return state.joins.get(join) if state else None
+
+
+def _row(state: ConversationState) -> Conversation:
+    shown = state.status
+    if state.status not in FINAL and 0 < state.waiting == state.in_flight:
+        shown = ConversationStatus.WAITING
+    return Conversation(
+        id=state.id,
+        status=shown,
+        entry=state.entry.to,
+        from_id=state.entry.from_id,
+        created_ms=state.created_ms,
+        updated_ms=state.updated_ms,
+        deliveries=state.count,
+        in_flight=state.in_flight,
+        waiting=state.waiting,
+        value=state.value,
+    )

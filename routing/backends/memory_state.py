@@ -1,0 +1,390 @@
+"""One conversation in memory: what `lua/prelude.lua` keeps in six hashes, and its functions.
+
+Each function here stands under its Lua name and does the same, so that the two can be read
+side by side. Nothing here locks or knows other conversations; `MemoryBackend` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from routing.backends import codec
+from routing.records import (
+    Beginning,
+    Begun,
+    Branch,
+    BranchResult,
+    ConversationStatus,
+    Delivery,
+    Ending,
+    Frame,
+    Join,
+    Opening,
+    Publication,
+    Release,
+    Skip,
+    StoredResult,
+    Thread,
+    Wait,
+)
+
+FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
+
+
+@dataclass(slots=True)
+class StoredDelivery:
+    """A delivery and where it stands; until it is answered, a wait stands in its place."""
+
+    row: Delivery | Wait
+    #: held, waiting, ready (in the outbox), sent, leased, settled, cancelled
+    state: str
+    attempt: int = 0
+    owner: str = ""
+    reason: str = ""
+
+    def set(self, state: str, *, attempt: int = 0, owner: str = "", reason: str = "") -> None:
+        self.state, self.attempt, self.owner, self.reason = state, attempt, owner, reason
+
+    @property
+    def delivery(self) -> Delivery:
+        """The row of anything but a wait."""
+        if isinstance(self.row, Wait):
+            raise TypeError(f"{self.row.id} waits for its input")
+        return self.row
+
+
+@dataclass(slots=True)
+class StoredBranch:
+    """One index of a join."""
+
+    #: deliveries in flight, less one
+    more_in_flight: int = 0
+    held: str = ""
+    result: StoredResult | None = None
+    timed_out: bool = False
+    waits: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StoredJoin:
+    """A join with its counts."""
+
+    spec: Join
+    #: the first index that no window has released yet
+    next: int
+    ok: int = 0
+    failed: int = 0
+    fired: bool = False
+    branches: dict[int, StoredBranch] = field(default_factory=dict)
+
+    def branch(self, index: int) -> StoredBranch:
+        return self.branches.setdefault(index, StoredBranch())
+
+
+class ConversationState:
+    """Everything of one conversation; `due` is shared by all of them: member -> ms."""
+
+    def __init__(self, conversation: str, *, due: dict[str, int], grace_ms: int) -> None:
+        self.id = conversation
+        #: None while only threads of it are known
+        self.opening: Opening | None = None
+        self.status = ConversationStatus.RUNNING
+        self.value: Mapping[str, Any] | None = None
+        self.in_flight = self.waiting = self.count = 0
+        self.created_ms = self.updated_ms = self.expires_ms = 0
+        #: parked, due, handing or done
+        self.release = "parked"
+        self.handed = 0
+        self.deliveries: dict[str, StoredDelivery] = {}
+        self.threads: dict[str, Thread] = {}
+        self.children: dict[str, dict[str, str]] = {}
+        self.joins: dict[str, StoredJoin] = {}
+        #: the open joins by kind and label
+        self.labels: dict[tuple[str, str], str] = {}
+        self.log: list[tuple[int, str, str]] = []
+        #: the slots of each thread: ids of deliveries
+        self.slots: dict[str, list[str]] = {}
+        #: ms since 1970, set when an operation starts
+        self.now = 0
+        #: what the operation that runs has put into the outbox
+        self.publish: list[Delivery] = []
+        self._due = due
+        self._grace_ms = grace_ms
+
+    # --- small things -------------------------------------------------------------------
+
+    def member(self, kind: str, thing: str) -> str:
+        return codec.due_member(kind, self.id, thing)
+
+    def set_due(self, kind: str, thing: str, at_ms: int) -> None:
+        self._due[self.member(kind, thing)] = at_ms
+
+    def not_due(self, kind: str, thing: str) -> None:
+        self._due.pop(self.member(kind, thing), None)
+
+    def due_at(self, kind: str, thing: str) -> int:
+        return self._due.get(self.member(kind, thing), 0)
+
+    def note(self, event: str, detail: str) -> None:
+        self.log.append((self.now, event, detail))
+
+    def touch(self, ttl_ms: int) -> None:
+        self.updated_ms, self.expires_ms = self.now, self.now + ttl_ms
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def entry(self) -> Delivery:
+        assert self.opening is not None
+        return self.opening.entry
+
+    @property
+    def ending(self) -> Ending:
+        return Ending(self.status, self.value)
+
+    def publications(self) -> tuple[Publication, ...]:
+        return tuple(codec.publication(self.id, delivery) for delivery in self.publish)
+
+    def resume(self) -> Publication:
+        """The message that lets the injector's canvas go on."""
+        assert self.opening is not None
+        return codec.publication(self.id, self.entry, self.opening.canvas)
+
+    # --- deliveries ---------------------------------------------------------------------
+
+    def make_ready(self, stored: StoredDelivery, attempt: int, reason: str) -> None:
+        stored.set("ready", attempt=attempt, reason=reason)
+        self.set_due("d", stored.row.id, self.now + self._grace_ms)
+        self.publish.append(stored.delivery)
+
+    def launch(self, stored: StoredDelivery) -> None:
+        self.in_flight += 1
+        self.make_ready(stored, 0, "")
+
+    def remember(self, row: Delivery) -> None:
+        self.slots.setdefault(row.thread, []).append(row.id)
+        self.note("message", row.id)
+
+    def create_delivery(self, row: Delivery) -> None:
+        stored = self.deliveries[row.id] = StoredDelivery(row, "held")
+        self.count += 1
+        self.remember(row)
+        if not row.held:
+            self.launch(stored)
+        elif row.opens_branch:
+            branch = row.scope[-1]
+            self.joins[branch.join].branch(branch.index).held = row.id
+
+    def create_wait(self, wait: Wait) -> None:
+        self.deliveries[wait.id] = StoredDelivery(wait, "waiting")
+        self.in_flight += 1
+        self.waiting += 1
+        for branch in wait.scope:
+            self.joins[branch.join].branch(branch.index).waits.append(wait.id)
+        self.note("waiting", codec.wait_row(wait))
+
+    def landed(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight <= 0:
+            self.finish(Ending(ConversationStatus.COMPLETED, None))
+
+    def finish(self, ending: Ending) -> bool:
+        if self.is_final:
+            return False
+        self.status, self.value = ending.status, ending.value
+        self.note("ended", ending.status)
+        if self.release == "parked":
+            self.release = "due"
+            self.set_due("r", "", self.now + self._grace_ms)
+        return True
+
+    def cancel(self, stored: StoredDelivery, depth: int) -> None:
+        stored.set("cancelled", attempt=stored.attempt)
+        self.not_due("d", stored.row.id)
+        self.close_inside(stored, depth)
+        self.landed()
+
+    # --- joins --------------------------------------------------------------------------
+
+    def moot(self, stored: StoredDelivery) -> int | None:
+        for depth, (name, index) in enumerate(stored.row.scope, 1):
+            join = self.joins[name]
+            branch = join.branch(index)
+            if branch.timed_out or (join.fired and branch.result is None):
+                return depth
+        return None
+
+    def close(self, join: StoredJoin) -> bool:
+        if join.fired:
+            return False
+        join.fired = True
+        self.not_due("j", join.spec.id)
+        if join.spec.label:
+            self.labels.pop((join.spec.kind, join.spec.label), None)
+        return True
+
+    def close_inside(self, stored: StoredDelivery, depth: int) -> None:
+        for branch in stored.row.scope[depth:]:
+            self.close(self.joins[branch.join])
+
+    def drop_waits(self, branch: StoredBranch) -> None:
+        for wait in branch.waits:
+            stored = self.deliveries[wait]
+            depth = self.moot(stored)
+            if depth and stored.state == "waiting":
+                self.waiting -= 1
+                self.cancel(stored, depth)
+
+    def fire(self, join: StoredJoin) -> None:
+        if not self.close(join):
+            return
+        self.note("join", f"fired {join.spec.id}")
+        if join.spec.body:
+            self.launch(self.deliveries[join.spec.body])
+        for index in sorted(join.branches):
+            self.drop_waits(join.branches[index])
+
+    def release_next(self, join: StoredJoin) -> None:
+        if join.next >= join.spec.total:
+            return
+        held = join.branch(join.next).held
+        join.next += 1
+        self.launch(self.deliveries[held])
+
+    def answer_branch(self, branch: Branch, success: bool, path: str, payload: bytes) -> bool:
+        join = self.joins.get(branch.join)
+        if join is None or join.fired or join.branch(branch.index).result is not None:
+            return False
+        spec = join.spec
+        join.branch(branch.index).result = StoredResult(branch.index, success, payload, path)
+        self.not_due("b", branch_id(branch))
+        join.ok += success
+        join.failed += not success
+        if (
+            join.ok + join.failed >= spec.total
+            or 0 < spec.need_ok <= join.ok
+            or 0 < spec.need_failed <= join.failed
+        ):
+            self.fire(join)
+        else:
+            self.release_next(join)
+        return True
+
+    def apply_result(self, result: BranchResult, delivery: str) -> None:
+        """Count an answer and create what follows from it."""
+        counts = self.answer_branch(
+            result.branch, result.success, result.payload_path, result.payload
+        )
+        if not counts:
+            self.note("late", delivery)
+        elif result.then_delivery and not self.joins[result.branch.join].fired:
+            assert result.then_thread is not None
+            self.threads[result.then_thread.id] = result.then_thread
+            self.create_delivery(result.then_delivery)
+
+    def book_branch(self, stored: StoredDelivery, created: int, silent: bytes) -> None:
+        if not stored.row.scope:
+            return
+        branch = stored.row.scope[-1]
+        booked = self.joins[branch.join].branch(branch.index)
+        if booked.result is not None:
+            return
+        booked.more_in_flight += created - 1
+        if booked.more_in_flight <= -1:
+            self.answer_branch(branch, False, "", silent)
+
+    # --- beginning ----------------------------------------------------------------------
+
+    def grant_release(self, lease_ms: int) -> Beginning:
+        if self.release == "done":
+            return Skip("settled")
+        if self.release == "handing" and self.due_at("r", "") > self.now:
+            return Skip("leased")
+        self.release = "handing"
+        self.set_due("r", "", self.now + lease_ms)
+        self.handed += 1
+        return Release(self.ending, self.handed)
+
+    def refusal(
+        self, stored: StoredDelivery, *, redelivered: bool, owner: str, lease_ms: int
+    ) -> Beginning | None:
+        """Why a delivery cannot be run now."""
+        if stored.state in ("held", "waiting"):
+            return Skip(stored.state)
+        killed = self.status is ConversationStatus.KILLED
+        if killed and stored.state not in ("settled", "cancelled"):
+            self.cancel(stored, len(stored.row.scope))
+        if stored.state in ("settled", "cancelled"):
+            if self.is_final and stored.row.id == self.entry.id:
+                return self.grant_release(lease_ms)
+            return Skip("ended" if killed else "settled")
+        depth = self.moot(stored)
+        if depth:
+            self.cancel(stored, depth)
+            return Skip("cancelled")
+        if stored.row.thread not in self.threads:
+            self.note("late", stored.row.id)
+            self.book_branch(stored, 0, b"")
+            self.cancel(stored, len(stored.row.scope))
+            return Skip("cancelled")
+        alive = stored.state == "leased" and self.due_at("d", stored.row.id) > self.now
+        if alive and not (redelivered and stored.owner == owner):
+            return Skip("leased")
+        return None
+
+    def begin(self, delivery: str, *, owner: str, lease_ms: int, redelivered: bool) -> Beginning:
+        stored = self.deliveries.get(delivery)
+        if stored is None:
+            return Skip("unknown")
+        refused = self.refusal(stored, redelivered=redelivered, owner=owner, lease_ms=lease_ms)
+        if refused is not None:
+            return refused
+        reason = stored.reason
+        if stored.state == "leased":
+            reason = "lost"
+            self.note("abandoned", codec.dump((delivery, reason)))
+        stored.set("leased", attempt=stored.attempt + 1, owner=owner)
+        self.set_due("d", delivery, self.now + lease_ms)
+        row = stored.delivery
+        if row.answer_within_ms > 0:
+            timer = branch_id(row.scope[-1])
+            if not self.due_at("b", timer):
+                self.set_due("b", timer, self.now + row.answer_within_ms)
+        thread = self.threads[row.thread]
+        join = self.joins.get(thread.branch.join) if thread.branch else None
+        known = self.children.get(thread.id, {})
+        frame = Frame(
+            conversation=self.id,
+            delivery=row,
+            thread=thread,
+            children={(thread.id, name): child for name, child in known.items()},
+            join=join.spec if join else None,
+            deliveries=self.count,
+            attempt=stored.attempt,
+            abandoned=reason,
+        )
+        return Begun(frame)
+
+    # --- reading ------------------------------------------------------------------------
+
+    def log_detail(self, event: str, detail: str) -> Mapping[str, Any]:
+        """The detail of a line of the log, as `LogEntry` describes it."""
+        if event in ("message", "late"):
+            return {"delivery": self.deliveries[detail].delivery}
+        if event == "waiting":
+            waiting: Mapping[str, Any] = json.loads(detail)
+            return waiting
+        if event in ("note", "abandoned"):
+            delivery, text = json.loads(detail)
+            return {"id": delivery, "text": text}
+        return {"text": detail}
+
+
+def branch_id(branch: Branch) -> str:
+    """How a branch is written where only text fits."""
+    return f"{branch.join}:{branch.index}"

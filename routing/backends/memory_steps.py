@@ -1,0 +1,118 @@
+"""What `lua/commit.lua` and `lua/reclaim.lua` do, for the registry in memory."""
+
+from __future__ import annotations
+
+from routing.backends import codec
+from routing.backends.memory_state import ConversationState, StoredJoin
+from routing.records import (
+    Branch,
+    ConversationStatus,
+    Join,
+    Publication,
+    Replan,
+    Transition,
+)
+
+
+def unpublished(state: ConversationState, transition: Transition) -> tuple[Publication, ...]:
+    """What the first commit of a transition created and nobody has published."""
+    then = (result.then_delivery for result in transition.results)
+    created = [*transition.deliveries, *(delivery for delivery in then if delivery is not None)]
+    return tuple(
+        codec.publication(state.id, delivery)
+        for delivery in created
+        if delivery.id in state.deliveries and state.deliveries[delivery.id].state == "ready"
+    )
+
+
+def replan(state: ConversationState, transition: Transition) -> Replan | None:
+    """Why a transition cannot be applied as it stands."""
+    clashes = {}
+    for parent, name, proposed in transition.children:
+        known = state.children.get(parent, {}).get(name, proposed)
+        if known != proposed:
+            clashes[parent, name] = known
+    if clashes:
+        return Replan(state.count, clashes)
+    if any(join.label and (join.kind, join.label) in state.labels for join in transition.joins):
+        return Replan(state.count, label_taken=True)
+    later = sum(result.then_delivery is not None for result in transition.results)
+    count = state.count + len(transition.deliveries) + later
+    if 0 < transition.max_deliveries < count:
+        return Replan(state.count, over_limit=True)
+    return None
+
+
+def apply(state: ConversationState, transition: Transition) -> None:
+    """Create and count everything a transition brings."""
+    stored = state.deliveries[transition.delivery]
+    for thread in transition.threads:
+        state.threads[thread.id] = thread
+    for parent, name, child in transition.children:
+        state.children.setdefault(parent, {})[name] = child
+    for join in transition.joins:
+        _open_join(state, join)
+    for delivery in transition.deliveries:
+        state.create_delivery(delivery)
+    for wait in transition.waits:
+        state.create_wait(wait)
+    for result in transition.results:
+        state.apply_result(result, transition.delivery)
+    own_branch = sum(not delivery.opens_branch for delivery in transition.deliveries)
+    state.book_branch(stored, own_branch + len(transition.waits), transition.silent_branch)
+    if transition.note:
+        state.note("note", codec.dump((transition.delivery, transition.note)))
+    if transition.ending and not state.finish(transition.ending):
+        state.note("late", transition.delivery)
+
+
+def _open_join(state: ConversationState, join: Join) -> None:
+    state.joins[join.id] = StoredJoin(join, next=join.window or join.total)
+    if join.label:
+        state.labels[join.kind, join.label] = join.id
+    if join.deadline_ms > 0:
+        state.set_due("j", join.id, state.now + join.deadline_ms)
+
+
+def reclaim_release(state: ConversationState, again: int) -> tuple[Publication, ...]:
+    if state.release == "done":
+        state.not_due("r", "")
+        return ()
+    state.release = "due"
+    state.set_due("r", "", again)
+    return (state.resume(),)
+
+
+def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> None:
+    stored = state.deliveries.get(delivery)
+    if stored is None or stored.state not in ("leased", "ready", "sent"):
+        state.not_due("d", delivery)
+        return
+    killed = state.status is ConversationStatus.KILLED
+    depth = len(stored.row.scope) if killed else state.moot(stored)
+    if depth is not None:
+        state.cancel(stored, depth)
+        return
+    reason = stored.reason
+    if stored.state == "leased":
+        reason = "lost"
+        state.note("abandoned", codec.dump((delivery, reason)))
+    state.make_ready(stored, stored.attempt, reason)
+    state.set_due("d", delivery, again)
+
+
+def reclaim_timer(state: ConversationState, kind: str, thing: str, silent: bytes) -> None:
+    state.not_due(kind, thing)
+    if state.status is ConversationStatus.KILLED:
+        return
+    join_id, _, index = (thing, "", "") if kind == "j" else thing.rpartition(":")
+    join = state.joins.get(join_id)
+    if join is None:
+        return
+    if kind == "j":
+        state.fire(join)
+        return
+    if state.answer_branch(Branch(join_id, int(index)), False, "", silent):
+        branch = join.branch(int(index))
+        branch.timed_out = True
+        state.drop_waits(branch)

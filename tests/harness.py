@@ -1,0 +1,194 @@
+"""Real workers for tests: processes started by `celery -A tasks worker`, as a user starts them.
+
+Handlers of the test organisms write what they did to the file named by RECORDS_VARIABLE, one
+JSON object per line; `Deployment.records` reads it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from celery import Celery
+
+import tasks
+from routing.backends import SharedBackend
+from routing.records import Conversation
+
+ROOT = Path(__file__).parent.parent
+ORGANISMS = Path(__file__).parent / "organisms"
+RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
+START_TIMEOUT_S = 40.0
+WAIT_S = 20.0
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T | None], *, timeout_s: float = WAIT_S, what: str = "") -> T:
+    """Return what `look` returns as soon as it is truthy; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or look}")
+        time.sleep(0.02)
+
+
+class Worker:
+    """One `celery worker` process with its pool."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, name: str) -> None:
+        self.process = process
+        self.log = log
+        self.name = name
+
+    @property
+    def output(self) -> str:
+        """Everything the worker has logged."""
+        return self.log.read_text(errors="replace")
+
+    def wait_ready(self) -> None:
+        """Return when the worker has said that it is ready."""
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the worker ended at start:\n{self.output[-4000:]}")
+            return f"{self.name} ready" in self.output
+
+        eventually(ready, timeout_s=START_TIMEOUT_S, what=f"{self.name} ready")
+
+    def stop(self) -> None:
+        """A warm shutdown: running tasks finish."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End the main process and its pool at once, as a lost machine would."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(WAIT_S)
+
+
+class Deployment:
+    """An organism with its workers, its app in this process, and what its handlers recorded."""
+
+    def __init__(
+        self,
+        organism: Path,
+        *,
+        redis_url: str,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.organism = organism
+        self.redis_url = redis_url
+        self.directory = directory
+        self.environment = dict(environment or {})
+        self.records_file = directory / "records.jsonl"
+        self.workers: list[Worker] = []
+        self.app: Celery = tasks.create_app(organism, redis_url=redis_url)
+
+    @property
+    def backend(self) -> SharedBackend:
+        """The registry."""
+        return tasks.runtime_of(self.app).backend
+
+    def start_worker(self, *, concurrency: int = 2, options: tuple[str, ...] = ()) -> Worker:
+        """Start a worker and return when it is ready."""
+        name = f"worker{len(self.workers)}@test"
+        log = self.directory / f"{name}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "celery", "-A", "tasks", "worker",
+                    "--loglevel", "INFO", "--concurrency", str(concurrency),
+                    "--hostname", name, "--without-gossip", "--without-mingle", *options,
+                ],
+                cwd=ROOT,
+                env=self._environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        worker = Worker(process, log, name)
+        self.workers.append(worker)
+        worker.wait_ready()
+        return worker
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "default",
+            "THREADLOOM_ORGANISM": str(self.organism),
+            "THREADLOOM_REDIS_URL": self.redis_url,
+            RECORDS_VARIABLE: str(self.records_file),
+            **self.environment,
+        }
+
+    def inject(self, to: str, payload: Any, **options: Any) -> Any:
+        """`tasks.inject`, returning its AsyncResult."""
+        return tasks.inject(self.app, to, payload, **options)
+
+    def ask(self, to: str, payload: Any, *, timeout_s: float = WAIT_S) -> Any:
+        """Inject and wait for the value; raises what the conversation ended with."""
+        return self.inject(to, payload).get(timeout=timeout_s)
+
+    def conversation(self, conversation: str) -> Conversation:
+        """The conversation as the registry has it."""
+        found = self.backend.conversation(conversation)
+        assert found is not None, f"no conversation {conversation}"
+        return found
+
+    def ended(self, conversation: str, *, timeout_s: float = WAIT_S) -> Conversation:
+        """The conversation once nothing of it is in flight any more."""
+        return eventually(
+            lambda: next(
+                (c for c in [self.backend.conversation(conversation)] if c and c.in_flight == 0),
+                None,
+            ),
+            timeout_s=timeout_s,
+            what=f"the end of conversation {conversation}",
+        )
+
+    def records(self, **wanted: Any) -> list[dict[str, Any]]:
+        """What handlers recorded, in order; only those with the wanted values."""
+        if not self.records_file.exists():
+            return []
+        lines = map(json.loads, self.records_file.read_text().splitlines())
+        return [r for r in lines if all(r.get(k) == v for k, v in wanted.items())]
+
+    def close(self) -> None:
+        """Stop every worker."""
+        for worker in self.workers:
+            worker.process.poll() is None and worker.process.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            worker.stop()
+        self.app.close()
+
+
+def deployed(
+    organism: str, redis_url: str, directory: Path, *, concurrency: int = 2
+) -> Iterator[Deployment]:
+    """A deployment of `tests/organisms/<organism>` with one worker, for a fixture to yield from."""
+    deployment = Deployment(
+        ORGANISMS / organism / "organism.yaml", redis_url=redis_url, directory=directory
+    )
+    try:
+        deployment.start_worker(concurrency=concurrency)
+        yield deployment
+    finally:
+        deployment.close()

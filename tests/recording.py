@@ -1,0 +1,32 @@
+"""How handlers of test organisms leave a trace: one JSON line per event, appended atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from routing import HandlerMetadata
+
+
+def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:
+    """Append one line to the file the test named; lines of several processes do not mix."""
+    line = {
+        "event": event,
+        "thread": meta.thread_id,
+        "from": meta.from_id,
+        "own_name": meta.own_name,
+        "self_call": meta.is_self_call,
+        "message": meta.message_id,
+        "pid": os.getpid(),
+        "at": time.time(),
+        **fields,
+    }
+    descriptor = os.open(
+        os.environ["THREADLOOM_TEST_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+    )
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,195 @@
+"""Envelopes and the parser: exact bytes out, nothing dangerous in."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from lxml import etree
+
+from routing.envelope import (
+    CORE_NAMESPACE,
+    NAMESPACE,
+    build_envelope,
+    canonical,
+    parse_envelope,
+    parse_xml,
+)
+from routing.errors import InvalidEnvelopeError
+from routing.markup import MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACES, repair_xml
+
+THREAD = "550e8400-e29b-41d4-a716-446655440000"
+LAUGHS = (
+    '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">'
+    '<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]><a>&c;</a>'
+)
+
+
+def test_the_bytes_are_those_of_the_design() -> None:
+    """The wire form of DESIGN §4, on one line."""
+    data = build_envelope(
+        "clerk", "calculator.add", THREAD, etree.fromstring("<Add><a>2</a><b>3</b></Add>")
+    )
+    assert data.decode() == (
+        f'<message xmlns="{NAMESPACE}"><meta><from>clerk</from><to>calculator.add</to>'
+        f'<thread>{THREAD}</thread></meta><Add xmlns=""><a>2</a><b>3</b></Add></message>'
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "<a/>",
+        f"<huh xmlns='{CORE_NAMESPACE}'><error/></huh>",
+        "<p:a xmlns:p='urn:p'><b/></p:a>",
+        "<p:a xmlns:p='urn:p' p:k='v' k='&#10;'>text<b xmlns='urn:b'><c xmlns=''/></b>tail</p:a>",
+    ],
+)
+def test_a_payload_keeps_its_namespaces(payload: str) -> None:
+    """Elements without a namespace do not join the envelope's, at any level, however often sent."""
+    element = etree.fromstring(payload)
+    before = canonical(element)
+    data = build_envelope("a", None, "t", element)
+    envelope = parse_envelope(data)
+    assert canonical(envelope.payload) == before
+    assert canonical(element) == before  # and the caller's element was not taken away
+    assert build_envelope("a", None, "t", envelope.payload) == data
+
+
+def test_meta_is_read_back() -> None:
+    """Names may hold any character; `to` may be absent; foreign elements are kept."""
+    extra = etree.fromstring("<trace xmlns='urn:trace'>1</trace>")
+    data = build_envelope("a & <b>", None, "t\n", etree.Element("x"), extra_meta=[extra])
+    envelope = parse_envelope(data)
+    assert (envelope.from_id, envelope.to, envelope.thread) == ("a & <b>", None, "t\n")
+    assert [canonical(e) for e in envelope.extra_meta] == [canonical(extra)]
+    with pytest.raises(InvalidEnvelopeError, match="build"):
+        build_envelope("a\0", None, "t", etree.Element("x"))
+
+
+def _message(meta: str, payloads: str) -> bytes:
+    return f'<message xmlns="{NAMESPACE}">{meta}{payloads}</message>'.encode()
+
+
+_META = "<meta><from>a</from><thread>t</thread></meta>"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _message(_META, ""),
+        _message(_META, "<a xmlns=''/><b xmlns=''/>"),
+        _message(_META, "text<a xmlns=''/>"),
+        _message(_META, _message(_META, "<a xmlns=''/>").decode()),
+        _message("", "<a xmlns=''/>"),
+        _message("<meta><from>a</from></meta>", "<a xmlns=''/>"),
+        _message("<meta><from/><thread>t</thread></meta>", "<a xmlns=''/>"),
+        _message("<meta><thread>t</thread><from>a</from></meta>", "<a xmlns=''/>"),
+        _message("<meta><from>a</from><thread>t</thread><own/></meta>", "<a xmlns=''/>"),
+        b"<message/>",
+    ],
+)
+def test_what_is_no_envelope(data: bytes) -> None:
+    """Meta, then exactly one payload that is not itself an envelope."""
+    with pytest.raises(InvalidEnvelopeError) as caught:
+        parse_envelope(data)
+    assert caught.value.step == "envelope XSD"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        ("no xml", "Start tag expected"),
+        ("<a>", "Premature end"),
+        ("<a></b>", "mismatch"),
+        ("<a>&nope;</a>", "Entity 'nope' not defined"),
+        ("<p:a/>", "prefix p"),
+        ("<a/><b/>", "Extra content"),
+        ("<a>\x01</a>", "invalid"),
+        ("<a>&#0;</a>", "invalid xmlChar"),
+        ("<a>\0</a>", "NUL"),
+        ("<a>\ud800</a>", "surrogate"),
+        (b"<a>\xff</a>", "not UTF-8"),
+        ("<a/>".encode("utf-16"), "NUL|UTF-8"),
+        ('<?xml version="1.0" encoding="latin-1"?><a/>', "only UTF-8"),
+        (b"\xef\xbb\xbf<?xml version='1.0' encoding='UTF-16'?><a/>", "only UTF-8"),
+        ("<!DOCTYPE a><a/>", "DOCTYPE"),
+        (LAUGHS, "DOCTYPE"),
+        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>', "DOCTYPE"),
+        ("<?xml version='1.0'?>\n<!-- a --><!-- <b> -->\n<?p i?><!DOCTYPE a><a/>", "DOCTYPE"),
+        ("<a><?php echo ?></a>", "processing instruction"),
+        ("<?style sheet?><a/>", "processing instruction"),
+        ("<a/><?style sheet?>", "processing instruction"),
+        ("<a>" * (MAX_DEPTH + 1) + "</a>" * (MAX_DEPTH + 1), "nested deeper|depth"),
+        ("<a>" * 257 + "</a>" * 257, "depth"),
+        ("<a>" * 100_000 + "</a>" * 100_000, "depth"),
+        ("<a " + " ".join(f"b{i}=''" for i in range(100_000)) + "/>", "attributes"),
+        ("<a " + " ".join(f"xmlns:b{i}='u'" for i in range(100_000)) + "/>", "namespaces"),
+        ("<a>" + "x" * 100 + "</a>" * 3, "mismatch|Extra content"),
+    ],
+)  # fmt: skip
+def test_the_parser_refuses(text: str | bytes, fault: str) -> None:
+    """Each with a reason, at once, and with repair allowed the dangerous ones all the same."""
+    began = time.perf_counter()
+    with pytest.raises(InvalidEnvelopeError, match=fault) as caught:
+        parse_xml(text)
+    assert time.perf_counter() - began < 1
+    assert caught.value.step == "parse"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<a>" * MAX_DEPTH + "</a>" * MAX_DEPTH,
+        "<a " + " ".join(f"b{i}=''" for i in range(MAX_ATTRIBUTES)) + "/>",
+        "<a " + " ".join(f"xmlns:b{i}='u'" for i in range(MAX_NAMESPACES - 1)) + "/>",
+        "\ufeff<?xml version='1.0' encoding='utf-8'?><!-- c --><a/><!-- c -->",
+        "<a><![CDATA[<!DOCTYPE a><?php ?>]]></a>",
+        "<a><!-- <!DOCTYPE a><?php ?> --></a>",
+        "<r>" + "<a b=''/>" * 50_000 + "</r>",
+    ],
+)
+def test_the_parser_accepts(text: str) -> None:
+    """The limits themselves, and harmless text that looks dangerous."""
+    assert parse_xml(text) is not None
+    assert parse_xml(text.encode()) is not None
+    assert repair_xml(text).repairs == ()
+
+
+def test_size_is_checked_before_anything_is_parsed() -> None:
+    """In bytes, not characters."""
+    assert parse_xml("<a>é</a>", max_bytes=9) is not None
+    with pytest.raises(InvalidEnvelopeError, match="9 bytes; at most 8"):
+        parse_xml("<a>é</a>", max_bytes=8)
+    with pytest.raises(InvalidEnvelopeError, match="at most 8"):
+        parse_xml("not even XML", max_bytes=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "said"),
+    [
+        ("<a><b>1</a>", "<a><b>1</b></a>", "mismatch"),
+        ("<a><b>1", "<a><b>1</b></a>", "Premature end"),
+        ("Sure:\n```xml\n<a>1</a>\n```\nDone.", "<a>1</a>", "text around the XML"),
+        ("<a>AT&T; &x;<b/>&y;</a>", "<a>AT&amp;T; &amp;x;<b></b>&amp;y;</a>", "'T' not defined"),
+        ("<a/><b/>", "<a></a>", "Extra content"),
+        ("<a>x\x01y</a>", "<a>xy</a>", "invalid Char"),
+    ],
+)
+def test_repair_says_what_it_did(text: str, root: str, said: str) -> None:
+    """What a language model writes is read as far as it can be, and never silently."""
+    repaired = repair_xml(text)
+    assert canonical(repaired.root).decode() == root
+    assert any(said in repair for repair in repaired.repairs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "prose", "<", "<>", LAUGHS, f"Here: {LAUGHS}", "<a>" * 300, "<a>" * 201, "<a>" * 100_000,
+     b"<a>\xff</a>", "<a>\0</a>", "<a><?php ?></b>", "<!DOCTYPE a><a>"],
+)  # fmt: skip
+def test_repair_never_lets_in_what_is_dangerous(text: str | bytes) -> None:
+    """Nothing is cut down to fit a limit, and no DOCTYPE is skipped over."""
+    with pytest.raises(InvalidEnvelopeError):
+        repair_xml(text)
