@@ -11,7 +11,6 @@ from primitives.buffer import (
 from primitives.call import SystemCall
 from primitives.sequence import (
     SEQUENCE,
-    JoinSettled,
     SequenceComplete,
     SequenceError,
     SequenceStart,
@@ -25,7 +24,6 @@ __all__ = [
     "BufferDispatched",
     "BufferError",
     "BufferStart",
-    "JoinSettled",
     "SequenceComplete",
     "SequenceError",
     "SequenceStart",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from primitives.buffer import BUFFER, BufferStart, buffer
-from primitives.sequence import SEQUENCE, JoinSettled, SequenceStart, sequence
+from primitives.sequence import SEQUENCE, SequenceStart, sequence
 from routing import Listener
 from routing.payload import payload_type
 
@@ -21,7 +21,7 @@ SYSTEM_LISTENERS: tuple[Listener, ...] = (
     Listener(
         name=SEQUENCE,
         handler=sequence,
-        accepts=_accepts(SequenceStart, JoinSettled),  # type: ignore[arg-type]
+        accepts=_accepts(SequenceStart),  # type: ignore[arg-type]
         description="Runs listeners one after another, each on the reply of the one before.",
         timeout_s=_TIMEOUT_S,
         system=True,
@@ -29,7 +29,7 @@ SYSTEM_LISTENERS: tuple[Listener, ...] = (
     Listener(
         name=BUFFER,
         handler=buffer,
-        accepts=_accepts(BufferStart, JoinSettled),  # type: ignore[arg-type]
+        accepts=_accepts(BufferStart),  # type: ignore[arg-type]
         description="Fans items out to a listener and collects the replies in order.",
         timeout_s=_TIMEOUT_S,
         system=True,

@@ -7,22 +7,24 @@ Integration Patterns" (2003); on Celery it shows as a chord.
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lxml import etree
 
+from primitives.answers import answer
 from primitives.call import SystemCall
 from primitives.policy import thresholds
-from primitives.sequence import JoinSettled, answer_or_forward
-from routing import XML, HandlerResponse, payload
-from routing.actions import Action, FanOut
-from routing.faults import fault_text, limit_fault, routing_fault
-from routing.markup import parse_canonical
-from routing.records import JoinKind, JoinState, StoredResult
+from routing import XML, BufferItem, payload
+from routing.actions import Action, FanOut, JoinSettled
+from routing.faults import limit_fault, routing_fault
+from routing.records import JoinKind, JoinState
 
 BUFFER = "system.buffer"
+#: seconds, or items at a time: more than anybody means
+_LONGEST = 1_000_000_000
 
 
 @payload
@@ -44,7 +46,11 @@ class BufferStart:
 @payload
 @dataclass
 class BufferComplete:
-    """The buffer's policy is met or can no longer be; `results` has every index, in order."""
+    """The buffer's policy is met or can no longer be; `results` has every index, in order.
+
+    Read them with `meta.results(complete)`: where they are too large for one payload, they are
+    `<results ref="…" total="N"/>`.
+    """
 
     buffer_id: str
     total: int
@@ -82,7 +88,7 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
     total = len(message.items)
     reason = _objection(message, call)
     if reason:
-        return HandlerResponse.respond(BufferError(label, reason))
+        return answer(BufferError(label, reason), failed=True)
     if not total:
         return _nothing(message, label)
     limits = thresholds(message.policy, total)
@@ -97,12 +103,18 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
         need_failed=limits.need_failed if message.collect else 0,
         window=min(message.max_parallel, total),
         collect=message.collect,
-        deadline_ms=round(message.deadline_seconds * 1000) if message.collect else 0,
-        item_timeout_ms=round(message.item_timeout_seconds * 1000),
+        deadline_ms=_ms(message.deadline_seconds) if message.collect else 0,
+        item_timeout_ms=_ms(message.item_timeout_seconds),
         memo={"return_to": message.return_to},
         reply=None if message.collect else BufferDispatched(label, total),
-        refusal=BufferError(label, "a buffer of this id is still running"),
+        label_refusal=BufferError(label, "a buffer of this id is still running"),
+        limit_refusal=BufferError(label, limit_fault().message),
     )
+
+
+def _ms(seconds: float) -> int:
+    """At least one for any time at all: 0 means none."""
+    return math.ceil(seconds * 1000)
 
 
 def _objection(message: BufferStart, call: SystemCall) -> str:
@@ -113,64 +125,73 @@ def _objection(message: BufferStart, call: SystemCall) -> str:
     if message.return_to and not call.may_start(message.return_to):
         return f"return_to: {routing_fault().message}"
     for name in ("max_parallel", "item_timeout_seconds", "deadline_seconds"):
-        if not 0 <= getattr(message, name) < float("inf"):
-            return f"{name} must not be negative"
-    if total:
-        try:
-            thresholds(message.policy, total)
-        except ValueError as exc:
-            return str(exc)
-    if call.too_deep or not call.room_for(total + 1):
+        if not 0 <= getattr(message, name) <= _LONGEST:
+            return f"{name} must be from 0 (none) to {_LONGEST}"
+    try:
+        thresholds(message.policy, total)
+    except ValueError as exc:
+        return str(exc)
+    if call.too_deep:
         return limit_fault().message
+    if not call.room_for(total + 1):
+        limit = call.organism.max_deliveries
+        return f"{limit_fault().message} {total} items are too many for max_deliveries {limit}."
     return ""
 
 
 def _nothing(message: BufferStart, label: str) -> Action:
     if not message.collect:
-        return HandlerResponse.respond(BufferDispatched(label, 0))
-    empty = BufferComplete(label, 0, 0, XML(results_element((), 0)))
-    return answer_or_forward(empty, message.return_to)
+        return answer(BufferDispatched(label, 0))
+    empty = BufferComplete(label, 0, 0, XML.of_parsed(results_element(())))
+    return answer(empty, return_to=message.return_to)
 
 
 def _collect(join_id: str, call: SystemCall) -> Action:
-    state: JoinState | None = call.load_join(join_id)
-    if state is None:
-        raise LookupError(f"no join {join_id}")
+    state = call.fired(join_id)
     join = state.join
-    results = results_element(call.results(join_id, join.total), join.total)
-    complete = BufferComplete(join.label, join.total, state.ok, XML(results))
-    return answer_or_forward(complete, str(join.memo.get("return_to", "")))
+    complete = _inline(state, call)
+    if complete is None or not call.fits(complete):
+        reference = etree.Element("results", ref=join_id, total=str(join.total))
+        complete = _complete(state, reference)
+    return answer(complete, return_to=str(join.memo.get("return_to", "")))
 
 
-def results_element(results: Iterable[StoredResult], total: int) -> etree._Element:
-    """`<results>` with an `<item>` for every index from 0 to `total - 1`.
+def _inline(state: JoinState, call: SystemCall) -> BufferComplete | None:
+    """The answer with every item in it; None when it is clear that it would be too large."""
+    join = state.join
+    items = call.stored.items(join.id, join.total)
+    held = list(_as_many_as_fit(items, call.organism.max_payload_bytes))
+    return _complete(state, results_element(held)) if len(held) == join.total else None
 
-    A success holds the reply as it came; a failure its text in `error`; an index without an
+
+def _as_many_as_fit(items: Iterator[BufferItem], max_bytes: int) -> Iterator[BufferItem]:
+    """Items while what they hold is no longer than `max_bytes`: the rest is not even loaded."""
+    sizes = 0
+    for item in items:
+        sizes += len(item.payload.text if item.payload is not None else item.error)
+        if sizes > max_bytes:
+            return
+        yield item
+
+
+def _complete(state: JoinState, results: etree._Element) -> BufferComplete:
+    return BufferComplete(state.join.label, state.join.total, state.ok, XML.of_parsed(results))
+
+
+def results_element(items: Iterable[BufferItem]) -> etree._Element:
+    """`<results>` with an `<item>` for each one.
+
+    A success holds the reply as it came, a failure its text in `error`; an index without an
     answer is a failure marked `missing`.
     """
     root = etree.Element("results")
-    following = 0
-    for result in results:
-        _missing(root, following, result.index)
-        item = _item(root, result.index, success=result.success)
-        element = parse_canonical(result.payload)
-        if result.success:
-            item.append(element)
-        else:
-            etree.SubElement(item, "error").text = fault_text(element)
-        following = result.index + 1
-    _missing(root, following, total)
+    for item in items:
+        success = "true" if item.success else "false"
+        element = etree.SubElement(root, "item", index=str(item.index), success=success)
+        if item.payload is not None:
+            element.append(item.payload.element)
+            continue
+        if item.missing:
+            element.set("missing", "true")
+        etree.SubElement(element, "error").text = item.error
     return root
-
-
-def _missing(root: etree._Element, start: int, stop: int) -> None:
-    for index in range(start, stop):
-        item = _item(root, index, success=False)
-        item.set("missing", "true")
-        etree.SubElement(item, "error").text = "no answer in time, or not needed any more"
-
-
-def _item(root: etree._Element, index: int, *, success: bool) -> etree._Element:
-    return etree.SubElement(
-        root, "item", {"index": str(index), "success": "true" if success else "false"}
-    )

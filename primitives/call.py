@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from routing import Listener, Organism
-from routing.records import Frame, JoinState, StoredResult
-
-#: results read in one round trip
-_PAGE = 1_000
+from routing import Organism
+from routing.markup import canonical
+from routing.outgoing import content_of
+from routing.records import Frame, JoinState
+from routing.results import StoredResults
 
 
 @dataclass(frozen=True, slots=True)
 class SystemCall:
-    """The frame of a system listener's run, and the joins it may read."""
+    """The frame of a system listener's run, and the joins of its conversation."""
 
     frame: Frame
     organism: Organism
-    load_join: Callable[[str], JoinState | None]
-    load_results: Callable[[str, int, int], Sequence[StoredResult]]
-
-    @property
-    def initiator(self) -> Listener | None:
-        """The listener that called; None when it came from outside, which may call anybody."""
-        caller = self.frame.thread.caller
-        return self.organism.listeners.get(caller) if caller else None
+    stored: StoredResults
 
     def may_start(self, target: str) -> bool:
-        """Whether a listener is there and the initiator may call it."""
-        known = target in self.organism.listeners
-        return known and (self.initiator is None or self.initiator.may_call(target))
+        """Whether a listener is there and whoever initiated this call may call it.
+
+        The initiator is the nearest listener up the chain that is not a system listener: a
+        sequence that starts a buffer has no rights of its own to lend. Whoever injected the
+        conversation may call anybody.
+        """
+        listeners = self.organism.listeners
+        if target not in listeners:
+            return False
+        for name in reversed(self.frame.thread.chain[1:-1]):
+            if name not in listeners:  # removed meanwhile, and its rights with it
+                return False
+            if not listeners[name].system:
+                return listeners[name].may_call(target)
+        return True
 
     @property
     def too_deep(self) -> bool:
@@ -41,7 +46,16 @@ class SystemCall:
         """Whether so many deliveries more stay within the conversation's limit."""
         return self.frame.deliveries + deliveries <= self.organism.max_deliveries
 
-    def results(self, join: str, total: int) -> Iterator[StoredResult]:
-        """The answers of a join in index order, a page at a time."""
-        for start in range(0, total, _PAGE):
-            yield from self.load_results(join, start, min(start + _PAGE, total))
+    def fits(self, payload: Any) -> bool:
+        """Whether a payload is small enough to be sent."""
+        return len(canonical(content_of(payload).element)) <= self.organism.max_payload_bytes
+
+    def fired(self, join: str) -> JoinState:
+        """The join whose body this run is. Raises LookupError for anybody else's.
+
+        The message that says so could be written by anyone; the delivery's id could not.
+        """
+        state = self.stored.join(join)
+        if state is None or state.join.body != self.frame.delivery.id:
+            raise LookupError(f"join {join!r} has not fired for this delivery")
+        return state

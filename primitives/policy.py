@@ -2,68 +2,69 @@
 
 `best_effort` waits for every item, `all` ends at the first failure, `any` at the first
 success, `at_least:N` and `at_least:P%` at so many successes; each also ends as soon as it can
-no longer be met. `+fail_fast` behind any of them ends at the first failure.
+no longer be met. `fail_fast`, alone or as `+fail_fast` behind one of them, ends at the first
+failure.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 _FAIL_FAST = "fail_fast"
+_BEST_EFFORT = "best_effort"
+_AT_LEAST = "at_least:"
+#: digits of N or P: more than any total has
+_MAX_DIGITS = 9
 
 
 class Thresholds(NamedTuple):
-    """A join fires at `need_ok` successes or `need_failed` failures; 0: never for that."""
+    """A join fires at `need_ok` successes or `need_failed` failures; 0: never for that.
+
+    Whatever they are, it fires when every branch has answered.
+    """
 
     need_ok: int
     need_failed: int
 
 
 def thresholds(policy: str, total: int) -> Thresholds:
-    """The thresholds of a policy over `total` items (at least 1).
+    """The thresholds of a policy over `total` items.
 
-    Raises ValueError, with what to write instead, for a policy that is none.
+    Raises ValueError, with what to write instead, for a policy that is none, or that `total`
+    items cannot meet; no items meet every policy.
     """
-    name, *flags = (part.strip() for part in policy.split("+"))
-    if flags not in ([], [_FAIL_FAST]) and name != _FAIL_FAST:
-        raise ValueError(f"unknown flag in policy {policy!r}: only +{_FAIL_FAST} may follow")
-    if name == _FAIL_FAST:
-        name, flags = "best_effort", [_FAIL_FAST]
-    if name == "best_effort":
-        return Thresholds(0, 1 if flags else 0)
+    name, flag = _parts(policy)
+    if name == _BEST_EFFORT:
+        return Thresholds(0, 1 if flag else 0)
     need = _needed(name, policy, total)
+    if total and not 1 <= need <= total:
+        raise ValueError(f"policy {policy!r} cannot be met by {total} items")
     # More failures than this and so many successes cannot come together any more.
-    return Thresholds(need, 1 if flags else total - need + 1)
+    return Thresholds(need, 1 if flag else total - need + 1)
+
+
+def _parts(policy: str) -> tuple[str, bool]:
+    """The policy's name and whether it ends at the first failure."""
+    name, plus, flag = policy.partition("+")
+    if policy == _FAIL_FAST:
+        return _BEST_EFFORT, True
+    if plus and flag != _FAIL_FAST:
+        raise ValueError(f"unknown flag in policy {policy!r}: only +{_FAIL_FAST} may follow")
+    return name, bool(plus)
 
 
 def _needed(name: str, policy: str, total: int) -> int:
-    if name == "all":
-        return total
-    if name == "any":
-        return 1
-    kind, _, amount = name.partition(":")
-    if kind == "at_least" and amount:
-        need = _amount(amount, total)
-        if need is not None and 1 <= need <= total:
-            return need
-        raise ValueError(f"policy {policy!r} cannot be met by {total} items")
-    raise ValueError(
-        f"unknown policy {policy!r}: best_effort, all, any, at_least:N, at_least:P%, or one of "
-        f"them with +{_FAIL_FAST}"
-    )
-
-
-def _amount(amount: str, total: int) -> int | None:
+    """How many successes a policy asks for."""
+    if name in ("all", "any"):
+        return total if name == "all" else min(1, total)
+    amount = name.removeprefix(_AT_LEAST)
     number = amount.removesuffix("%")
-    if not (number.isascii() and number.isdigit()):
-        return None
-    return math.ceil(int(number) * total / 100) if amount.endswith("%") else int(number)
-
-
-def is_met(policy: str, total: int, ok: int, failed: int) -> bool:
-    """Whether a buffer with these counts fulfilled its policy."""
-    limits = thresholds(policy, total)
-    if limits.need_failed and failed >= limits.need_failed:
-        return False
-    return ok >= limits.need_ok
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS
+    if amount == name or not is_number:
+        raise ValueError(
+            f"unknown policy {policy!r}: best_effort, all, any, at_least:N, at_least:P%, or one "
+            f"of them with +{_FAIL_FAST}"
+        )
+    if amount.endswith("%"):
+        return -(-int(number) * total // 100)  # rounded up, without a float's error
+    return int(number)

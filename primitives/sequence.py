@@ -8,13 +8,14 @@ Patterns" (2003); on Celery it shows as a chain.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lxml import etree
 
+from primitives.answers import answer
 from primitives.call import SystemCall
-from routing import XML, HandlerResponse, payload
-from routing.actions import Action, FanOut, Forward
+from routing import XML, payload
+from routing.actions import Action, FanOut, JoinSettled
 from routing.faults import fault_text, limit_fault, routing_fault
 from routing.markup import parse_canonical
 from routing.records import JoinKind
@@ -54,14 +55,6 @@ class SequenceError:
     error: str
 
 
-@payload
-@dataclass
-class JoinSettled:
-    """Sent by the registry to the listener that opened a join: it has fired."""
-
-    join: str = field(default="")
-
-
 def sequence(message: SequenceStart | JoinSettled, call: SystemCall) -> Action:
     """Start a sequence, or tell how it ended."""
     if isinstance(message, JoinSettled):
@@ -71,18 +64,9 @@ def sequence(message: SequenceStart | JoinSettled, call: SystemCall) -> Action:
 
 def _start(message: SequenceStart, call: SystemCall) -> Action:
     label = message.sequence_id or str(uuid.uuid4())
-    for index, step in enumerate(message.steps):
-        if not call.may_start(step):
-            return _refuse(label, step, index, routing_fault().message)
-    if not message.steps:
-        return _refuse(label, "", -1, "a sequence needs at least one step")
-    if message.return_to and not call.may_start(message.return_to):
-        return _refuse(label, "", -1, f"return_to: {routing_fault().message}")
-    mismatch = _mismatch(message, call)
-    if mismatch is not None:
-        return _refuse(label, *mismatch)
-    if call.too_deep or not call.room_for(len(message.steps) + 1):
-        return _refuse(label, "", -1, limit_fault().message)
+    objection = _objection(message, call)
+    if objection is not None:
+        return answer(SequenceError(label, *objection), failed=True)
     return FanOut(
         kind=JoinKind.SEQUENCE,
         label=label,
@@ -92,8 +76,23 @@ def _start(message: SequenceStart, call: SystemCall) -> Action:
         need_ok=0,
         need_failed=1,
         memo={"return_to": message.return_to},
-        refusal=SequenceError(label, "", -1, "a sequence of this id is still running"),
+        label_refusal=SequenceError(label, "", -1, "a sequence of this id is still running"),
+        limit_refusal=SequenceError(label, "", -1, limit_fault().message),
     )
+
+
+def _objection(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] | None:
+    """Why a sequence cannot be started: the step in question, its index, the text."""
+    if not message.steps:
+        return "", -1, "a sequence needs at least one step"
+    for index, step in enumerate(message.steps):
+        if not call.may_start(step):
+            return step, index, routing_fault().message
+    if message.return_to and not call.may_start(message.return_to):
+        return "", -1, f"return_to: {routing_fault().message}"
+    if call.too_deep or not call.room_for(len(message.steps) + 1):
+        return "", -1, limit_fault().message
+    return _mismatch(message, call)
 
 
 def _mismatch(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] | None:
@@ -111,26 +110,17 @@ def _mismatch(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] 
 
 
 def _finish(join_id: str, call: SystemCall) -> Action:
-    state = call.load_join(join_id)
-    if state is None:
-        raise LookupError(f"no join {join_id}")
-    join = state.join
-    results = list(call.results(join_id, join.total))
-    last = results[-1]
-    answer: SequenceComplete | SequenceError
-    if last.success and len(results) == join.total:
-        final = XML(parse_canonical(last.payload))
-        answer = SequenceComplete(join.label, final, join.total)
+    state = call.fired(join_id)
+    join, index = state.join, state.ok + state.failed - 1
+    return_to = str(join.memo.get("return_to", ""))
+    last = call.stored.answer(join_id, index)
+    element = parse_canonical(last.payload)
+    if last.success:
+        complete = SequenceComplete(join.label, XML.of_parsed(element), join.total)
+        if call.fits(complete):
+            return answer(complete, return_to=return_to)
+        text = "its reply is too large to be passed on"
     else:
-        text = fault_text(parse_canonical(last.payload))
-        answer = SequenceError(join.label, join.targets[last.index], last.index, text)
-    return answer_or_forward(answer, str(join.memo.get("return_to", "")))
-
-
-def answer_or_forward(answer: object, return_to: str) -> Action:
-    """Reply to the caller, or to the listener it asked to get the answer instead."""
-    return Forward(answer, return_to) if return_to else HandlerResponse.respond(answer)
-
-
-def _refuse(label: str, step: str, index: int, text: str) -> HandlerResponse:
-    return HandlerResponse.respond(SequenceError(label, step, index, text))
+        text = fault_text(element)
+    error = SequenceError(join.label, join.targets[index], index, text)
+    return answer(error, return_to=return_to, failed=True)

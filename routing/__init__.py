@@ -10,6 +10,7 @@ from routing.errors import (
     InvalidPayloadError,
     PayloadDefinitionError,
     UnknownConversationError,
+    UnknownResultsError,
     UnknownThreadError,
 )
 from routing.faults import Huh, SystemError  # noqa: A004  # the wire format's name
@@ -17,9 +18,11 @@ from routing.handler import Handler, HandlerMetadata, HandlerResponse
 from routing.markup import XML
 from routing.organism import Listener, Organism, build_organism
 from routing.payload import PayloadType, payload, payload_type
+from routing.results import BufferItem
 
 __all__ = [
     "XML",
+    "BufferItem",
     "ContextSlot",
     "ConversationError",
     "Handler",
@@ -34,6 +37,7 @@ __all__ = [
     "PayloadType",
     "SystemError",
     "UnknownConversationError",
+    "UnknownResultsError",
     "UnknownThreadError",
     "build_organism",
     "payload",

@@ -13,12 +13,16 @@ from typing import Any
 
 from routing.faults import handler_fault
 from routing.handler import HandlerResponse
+from routing.payload import payload
 from routing.records import JoinKind
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The run failed: tell the caller `payload`, and the operators `note`."""
+    """The run failed: tell the caller `payload`, and the operators `note`.
+
+    Whatever its class, for a join it is a failure of the branch that it answers.
+    """
 
     payload: Any
     note: str
@@ -46,7 +50,17 @@ class FanOut:
     #: answered to the caller at once, beside the fan-out
     reply: Any = None
     #: answered instead when the label is in use
-    refusal: Any = None
+    label_refusal: Any = None
+    #: answered instead when the conversation has no room for so many deliveries
+    limit_refusal: Any = None
+
+
+@payload
+@dataclass(frozen=True)
+class JoinSettled:
+    """Sent by the registry to the listener that opened a join: it has fired."""
+
+    join: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ def is_envelope(root: etree._Element) -> bool:
 
 def envelope_faults(root: etree._Element) -> tuple[str, ...]:
     """Return why a document breaks envelope.xsd; empty if it does not."""
-    return () if _schema()(root) else schema_faults(_schema_source(), root)
+    schema = _schema()  # it skips the payload, so there is never more than a handful of faults
+    return () if schema(root) else schema_faults(schema, root)
 
 
 def read_envelope(root: etree._Element) -> Envelope:
@@ -133,10 +134,5 @@ def _standing_alone(element: etree._Element) -> etree._Element:
 
 
 @cache
-def _schema_source() -> str:
-    return Path(__file__).with_name("envelope.xsd").read_text(encoding="utf-8")
-
-
-@cache
 def _schema() -> etree.XMLSchema:
-    return etree.XMLSchema(etree.fromstring(_schema_source().encode()))
+    return etree.XMLSchema(etree.fromstring(Path(__file__).with_name("envelope.xsd").read_bytes()))

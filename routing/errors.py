@@ -62,6 +62,17 @@ class UnknownConversationError(PermanentError):
         return f"no conversation {self.conversation_id}"
 
 
+class UnknownResultsError(PermanentError):
+    """A reference to a buffer's results that this conversation does not hold."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(reference)
+        self.reference = reference
+
+    def __str__(self) -> str:
+        return f"no results {self.reference!r} in this conversation"
+
+
 class ConversationError(PermanentError):
     """A conversation that ended with a fault, as whoever injected it sees it.
 

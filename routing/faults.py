@@ -45,7 +45,7 @@ class Huh:
 
 @styled_payload(WireStyle(dashed=True))
 @dataclass(frozen=True)
-class SystemError:  # noqa: A001 - the wire format's name
+class SystemError:
     """A message was not answered, for a reason that is not the sender's wording."""
 
     code: Code

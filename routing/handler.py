@@ -5,11 +5,12 @@ Handler authors need nothing else: `from routing import HandlerMetadata, Handler
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from routing.context import ContextSlot
+from routing.results import BufferItem, StoredResults, items_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,18 @@ class HandlerMetadata:
     message_id: str
     #: the messages of this thread so far, oldest first, this one last; loaded when first looked at
     context: Sequence[ContextSlot] = field(default=(), repr=False)
+    #: where results that came by reference are read from
+    stored: StoredResults | None = field(default=None, repr=False)
+
+    def results(self, complete: Any) -> Iterator[BufferItem]:
+        """What a buffer collected, item by item in index order.
+
+        `complete` is a `BufferComplete` or its `results`. Whether the items stand in it or it
+        only refers to them makes no difference, except that those are loaded page by page
+        while you iterate. Raises UnknownResultsError for another conversation's reference,
+        ValueError for what is no result of a buffer.
+        """
+        return items_of(complete, self.stored)
 
 
 @dataclass(frozen=True, slots=True)

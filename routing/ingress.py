@@ -22,7 +22,7 @@ from lxml import etree
 
 from routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
 from routing.errors import InvalidEnvelopeError, InvalidPayloadError
-from routing.faults import Huh, SystemError  # noqa: A004 - the wire format's name
+from routing.faults import Huh, SystemError
 from routing.markup import (
     XML,
     canonical,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from lxml import etree
+
+from routing.errors import InvalidEnvelopeError
 from routing.ingress import Gate, from_outside, from_registry
+from routing.markup import local_name
 from routing.organism import Listener, Organism
 from routing.outgoing import Content
 from routing.payload import PayloadType
@@ -20,7 +24,11 @@ class Admitted(NamedTuple):
 
 
 def receive(delivery: Delivery, listener: Listener, organism: Organism) -> Any:
-    """The typed object of a delivery. Raises InvalidEnvelopeError."""
+    """The typed object of a delivery. Raises InvalidEnvelopeError.
+
+    A reply may be of a class that the listener did not declare; what opens a branch of a join
+    is no reply, and the planner has seen to the calls.
+    """
 
     def resolve(_name: str) -> PayloadType | None:
         return organism.payload_type_at(delivery.payload_path)
@@ -31,7 +39,19 @@ def receive(delivery: Delivery, listener: Listener, organism: Organism) -> Any:
         organism.max_payload_bytes,
         resolve=resolve,
     )
-    return from_registry(delivery.envelope, gate).message
+    state = from_registry(delivery.envelope, gate)
+    reason = undeclared(state.envelope.payload, listener) if delivery.opens_branch else ""
+    if reason:
+        raise InvalidEnvelopeError("payload XSD", [reason])
+    return state.message
+
+
+def undeclared(element: etree._Element, listener: Listener) -> str:
+    """Why a payload is none of those that a listener takes; empty if it is one."""
+    kind = listener.accepts.get(local_name(element))
+    if kind is not None and kind.tag == element.tag:
+        return ""
+    return f"{element.tag} is not accepted here; accepted: {', '.join(sorted(listener.accepts))}"
 
 
 def admit(raw: Any, listener: Listener, organism: Organism) -> Admitted:

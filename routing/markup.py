@@ -40,27 +40,32 @@ ILLEGAL_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U001
 
 _DECLARED_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([^"']*)["']""")
 _DOCTYPE_IN_PROLOG = re.compile(rb"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
+# Sections in which an ampersand is text already match first, as a whole.
+_LOOSE_AMPERSAND = re.compile(
+    rb"<!\[CDATA\[.*?(?:\]\]>|\Z)|<!--.*?(?:-->|\Z)"
+    rb"|&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9a-fA-F]+);)",
+    re.DOTALL,
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PARSE = "parse"
+
+
+_SMALL_ELEMENTS = 1000
+_HARDENED: dict[str, Any] = {
+    "encoding": "utf-8",  # whatever the document declares; checked before
+    "resolve_entities": False,
+    "load_dtd": False,
+    "no_network": True,
+    "huge_tree": False,
+    "remove_comments": True,
+}
 
 
 class _Parsers(threading.local):
     """One parser per thread: a shared one would be locked, and its lock could be held at a fork."""
 
     def __init__(self) -> None:
-        self.strict = _new_parser(recover=False)
-
-
-def _new_parser(*, recover: bool) -> etree.XMLParser:
-    return etree.XMLParser(
-        encoding="utf-8",  # whatever the document declares; checked before
-        resolve_entities=False,
-        load_dtd=False,
-        no_network=True,
-        huge_tree=False,
-        remove_comments=True,
-        recover=recover,
-    )
+        self.strict = etree.XMLParser(**_HARDENED)
 
 
 _parsers = _Parsers()
@@ -100,8 +105,8 @@ def parse_canonical(data: bytes) -> etree._Element:
 def repair_xml(text: str | bytes, *, max_bytes: int | None = None) -> Repaired:
     """Return the root of a document that may be damaged, and what had to be repaired.
 
-    Text around the markup is cut off, unknown entities become the text they look like, the rest
-    is libxml2's recovery. Limits hold as in `parse_xml`: nothing too large or too deep is cut
+    Text before the markup is cut off, ampersands that begin no known entity are text, the rest is
+    libxml2's recovery. Limits hold as in `parse_xml`: nothing too large or too deep is cut
     down to fit. Raises InvalidEnvelopeError (step "parse") when nothing usable is left.
     """
     data = _checked_bytes(text, max_bytes)
@@ -110,7 +115,8 @@ def repair_xml(text: str | bytes, *, max_bytes: int | None = None) -> Repaired:
     except InvalidEnvelopeError:
         markup, repairs = _markup_only(data)
     _refuse_doctype(markup)
-    parser = _new_parser(recover=True)
+    markup, escapes = _escape_ampersands(markup)
+    parser = etree.XMLParser(**_HARDENED, recover=True)
     try:
         root = etree.fromstring(markup, parser) if markup else None
     except etree.XMLSyntaxError as exc:
@@ -119,10 +125,9 @@ def repair_xml(text: str | bytes, *, max_bytes: int | None = None) -> Repaired:
     messages = [_short(f"line {entry.line}: {entry.message}") for entry in log]
     if root is None or any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in log):
         raise InvalidEnvelopeError(_PARSE, messages or ["there is no XML in this text"])
-    _entities_to_text(root)
     _check_shape(root, markup)
     # Recovery may leave characters or names in the tree that no parser would read again.
-    return Repaired(parse_xml(canonical(root)), tuple(dict.fromkeys(repairs + messages)))
+    return Repaired(parse_xml(canonical(root)), tuple(dict.fromkeys(repairs + escapes + messages)))
 
 
 def canonical(element: etree._Element) -> bytes:
@@ -140,18 +145,24 @@ def canonical(element: etree._Element) -> bytes:
     return data
 
 
-def schema_faults(schema_source: str, element: etree._Element) -> tuple[str, ...]:
-    """Return why `element` breaks the schema, at most `MAX_FAULTS` messages.
+def schema_faults(schema: etree.XMLSchema, element: etree._Element) -> tuple[str, ...]:
+    """Return why `element` breaks the schema, at most `MAX_FAULTS` messages; empty if it does not.
 
-    It compiles the schema anew: an `XMLSchema` keeps its messages on itself, where another
-    thread validating at the same time would clear them.
+    A small tree is validated as it stands. A large one, and one that failed, is validated while
+    its text is parsed again: messages about a tree each count their node's siblings, which takes
+    minutes for a megabyte of wrong items, and they are kept on the schema, where another thread
+    would clear them.
     """
-    schema = etree.XMLSchema(etree.fromstring(schema_source.encode()))
-    if schema(element):
+    is_small = next(islice(element.iter(), _SMALL_ELEMENTS, None), None) is None
+    if is_small and schema(element):
         return ()
-    return limited(
-        [str(entry.message) for entry in islice(cast(Any, schema.error_log), MAX_FAULTS + 1)]
-    )
+    parser = etree.XMLParser(**_HARDENED, schema=schema)
+    try:
+        etree.fromstring(etree.tostring(element, encoding="utf-8", with_tail=False), parser)
+    except etree.XMLSyntaxError as exc:
+        entries = islice(cast(Any, parser.error_log), MAX_FAULTS + 1)
+        return limited([str(entry.message) for entry in entries] or [str(exc)])
+    return ("it breaks its schema",) if is_small else ()
 
 
 def limited(faults: list[str]) -> tuple[str, ...]:
@@ -318,28 +329,18 @@ def _check_names(element: etree._Element) -> None:
 
 
 def _markup_only(data: bytes) -> tuple[bytes, list[str]]:
-    """Cut off the prose that a language model may put around its XML."""
-    start, end = data.find(b"<"), data.rfind(b">") + 1
-    if start < 0 or end <= start:
+    """Cut off the prose before the XML; what follows it the parser recognises by itself."""
+    start = data.find(b"<")
+    if start < 0:
         return b"", []
-    outside = data[:start].removeprefix(_BYTE_ORDER_MARK).strip() or data[end:].strip()
-    return data[start:end], ["text around the XML was ignored"] if outside else []
+    before = data[:start].removeprefix(_BYTE_ORDER_MARK).strip()
+    return data[start:], ["text before the XML was ignored"] if before else []
 
 
-def _entities_to_text(root: etree._Element) -> None:
-    """Replace references to unknown entities by the text they look like, such as "AT&T;"."""
-    for entity in list(root.iter(etree.Entity)):
-        parent = entity.getparent()
-        if parent is None:
-            continue
-        text = f"{entity.text}{entity.tail or ''}"
-        before = entity.getprevious()
-        if before is None:
-            parent.text = (parent.text or "") + text
-        else:
-            before.tail = (before.tail or "") + text
-        entity.tail = None  # removing a node takes its tail along
-        parent.remove(entity)
+def _escape_ampersands(markup: bytes) -> tuple[bytes, list[str]]:
+    """Make text of every ampersand that begins no reference XML knows, as in "R&D" or "&nbsp;"."""
+    escaped = _LOOSE_AMPERSAND.sub(lambda m: b"&amp;" if m[0] == b"&" else m[0], markup)
+    return escaped, [] if escaped == markup else ["ampersands that began no entity became text"]
 
 
 def _short(message: str) -> str:

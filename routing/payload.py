@@ -169,7 +169,7 @@ class PayloadType:
 
     def faults(self, element: etree._Element) -> tuple[str, ...]:
         """Return why `element` breaks the schema; empty if it does not."""
-        return () if self._schema(element) else schema_faults(self.xsd, element)
+        return schema_faults(self._schema, element)
 
     def from_element(self, element: etree._Element) -> Any:
         """Return the object of an element, checked by the schema first.

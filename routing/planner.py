@@ -13,10 +13,11 @@ from typing import Any
 
 from lxml import etree
 
-from routing.actions import Action, Actions, FanOut, Fault, Forward
+from routing.actions import Action, Actions, FanOut, Fault, Forward, JoinSettled
 from routing.envelope import build_envelope
 from routing.errors import InvalidPayloadError, PayloadDefinitionError
 from routing.faults import (
+    Huh,
     handler_fault,
     limit_fault,
     routing_fault,
@@ -24,6 +25,7 @@ from routing.faults import (
     validation_fault,
 )
 from routing.handler import HandlerResponse
+from routing.intake import undeclared
 from routing.markup import canonical
 from routing.organism import Listener, Organism
 from routing.outgoing import Content, content_of, ending_of
@@ -44,8 +46,6 @@ from routing.records import (
 
 #: the sender of faults that no listener sent
 SYSTEM = "system"
-#: root element of the message that tells a system listener that its join has fired
-JOIN_SETTLED = "JoinSettled"
 _NOTE_LIMIT = 4096
 
 
@@ -125,7 +125,7 @@ class _Draft:
     def add(self, action: Action) -> None:
         if isinstance(action, Fault):
             self.notes.append(action.note)
-            self._reply(action.payload)
+            self._reply(action.payload, failed=True)
         elif isinstance(action, FanOut):
             self._fan_out(action)
         elif isinstance(action, Forward):
@@ -160,7 +160,7 @@ class _Draft:
 
     # --- replies -----------------------------------------------------------------------
 
-    def _reply(self, payload: Any) -> None:
+    def _reply(self, payload: Any, *, failed: bool = False) -> None:
         """Answer the caller; a payload that breaks its own contract becomes a fault."""
         try:
             content = self._content(payload)
@@ -169,7 +169,7 @@ class _Draft:
             content = content_of(handler_fault())
         thread = self.frame.thread
         if thread.branch is not None:
-            self._answer_branch(thread.branch, content)
+            self._answer_branch(thread.branch, content, success=not (failed or content.is_fault))
         elif thread.depth <= 1:
             self._end(content)
         else:
@@ -182,11 +182,9 @@ class _Draft:
             thread = self.frame.thread
             self.ending = ending_of(content, thread.parent or "", repairs=thread.repairs)
 
-    def _answer_branch(self, branch: Branch, content: Content) -> None:
+    def _answer_branch(self, branch: Branch, content: Content, *, success: bool) -> None:
         join = self.frame.join
-        result = BranchResult(
-            branch, not content.is_fault, canonical(content.element), content.path
-        )
+        result = BranchResult(branch, success, canonical(content.element), content.path)
         following = branch.index + 1
         if (
             join is not None
@@ -229,6 +227,10 @@ class _Draft:
         except (InvalidPayloadError, PayloadDefinitionError) as exc:
             self._tell_self(validation_fault(str(exc)), f"the call cannot be sent: {exc}")
             return
+        broken = undeclared(content.element, target)
+        if broken:
+            self._tell_self(Huh.of(broken, canonical(content.element)), broken)
+            return
         thread = self.frame.thread
         if response.to == self._own_name:
             self._deliver(response.to, thread.id, self._own_name, content, thread.depth, call=True)
@@ -258,7 +260,12 @@ class _Draft:
     def _forward(self, forward: Forward) -> None:
         thread = self.frame.thread
         assert thread.parent is not None
-        content = self._content(forward.payload)
+        try:
+            content = self._content(forward.payload)
+        except InvalidPayloadError as exc:
+            self.notes.append(f"the answer cannot be sent: {exc}")
+            self._reply(handler_fault())
+            return
         chain = (*thread.chain[:-1], forward.to)
         caller = thread.chain[-2]
         if thread.branch is None:
@@ -278,11 +285,10 @@ class _Draft:
     # --- fan-out -----------------------------------------------------------------------
 
     def _fan_out(self, fan: FanOut) -> None:
-        if self.label_taken:
-            self._reply(fan.refusal)
-            return
-        if self.over_limit:
-            self._limit_reply()
+        if self.label_taken or self.over_limit:
+            refusal = fan.label_refusal if self.label_taken else fan.limit_refusal
+            self.notes.append(repr(refusal))
+            self._reply(refusal, failed=True)
             return
         self.calls += 1
         join_id = self.new_id()
@@ -323,11 +329,8 @@ class _Draft:
         )  # fmt: skip
 
     def _body(self, join: str) -> Delivery:
-        settled = etree.Element(JOIN_SETTLED)
-        etree.SubElement(settled, "join").text = join
-        content = Content(settled, JOIN_SETTLED, "", None, False)
         return self._new_delivery(
-            self._own_name, self.frame.thread, self._own_name, content,
+            self._own_name, self.frame.thread, self._own_name, content_of(JoinSettled(join)),
             self.frame.delivery.scope, held=True,
         )  # fmt: skip
 

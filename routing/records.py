@@ -169,6 +169,12 @@ class Opening:
     #: Celery options under which the injector waits; JSON, opaque to the registry
     canvas: str = ""
 
+    @property
+    def children(self) -> tuple[tuple[str, str, str], ...]:
+        """The two threads as children: (parent thread, name, child id)."""
+        root, thread = self.root, self.thread
+        return ("", root.chain[-1], root.id), (root.id, thread.chain[-1], thread.id)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.application import app_from_environment, assemble, create_app, load_organism
-from tasks.injection import answer_wait, inject, inject_many
-from tasks.runtime import Runtime, runtime_of
+import tasks.startup as _startup
+
+_startup.check_packages()  # before what follows imports from them
+
+from config import ThreadloomError as _ThreadloomError  # noqa: E402
+from tasks.application import (  # noqa: E402
+    app_from_environment,
+    assemble,
+    create_app,
+    load_organism,
+)
+from tasks.injection import answer_wait, inject, inject_many, read_results  # noqa: E402
+from tasks.runtime import Runtime, runtime_of  # noqa: E402
 
 __all__ = [
     "Runtime",
@@ -21,12 +31,24 @@ __all__ = [
     "inject",
     "inject_many",
     "load_organism",
+    "read_results",
     "runtime_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        found = globals()["app"] = app_from_environment()
+        globals()["app"] = found = _app()
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _app() -> Any:
+    try:
+        return app_from_environment()
+    except _ThreadloomError as exc:
+        _startup.leave_celery(exc)
+        raise
+    except AttributeError as exc:
+        # Celery would say that this module has no app, and hide what is wrong.
+        raise RuntimeError("the Celery app could not be made") from exc

@@ -18,7 +18,7 @@ from config import RegistryUnavailableError
 from primitives import SystemCall
 from routing import HandlerMetadata, Listener
 from routing.actions import Actions, Fault
-from routing.context import ContextBuffer, LazyContext
+from routing.context import DEFAULT_LIMIT, ContextBuffer, ContextSlot, LazyContext
 from routing.errors import InvalidEnvelopeError
 from routing.faults import Huh, handler_fault, timeout_fault
 from routing.intake import receive
@@ -27,6 +27,7 @@ from routing.records import (
     Begun,
     Beginning,
     Committed,
+    Delivery,
     Ending,
     Fenced,
     Frame,
@@ -36,9 +37,10 @@ from routing.records import (
     Skip,
     Transition,
 )
+from routing.results import StoredResults
 from tasks.handlers import run_handler
 from tasks.publisher import Publisher
-from tasks.runtime import Runtime, new_id
+from tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +91,21 @@ class Deliverer:
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
         frame = begun.frame
+        self._runtime.reached(Point.BEGUN, frame.delivery.id)
         actions = (refusal,) if refusal else self._run(frame)
+        self._runtime.reached(Point.HANDLED, frame.delivery.id)
         committed, transition = self._commit(actions, frame)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
             return Outcome(summary="taken over", skipped=True)
+        self._runtime.reached(Point.COMMITTED, frame.delivery.id)
         outbox: list[Publication] = list(committed.publications)
         own = native and frame.delivery.id == frame.conversation
         if committed.resume is not None and not own:
             outbox.append(committed.resume)
         joins = transition.joins + ((frame.join,) if frame.join else ())
         self._publisher.publish(outbox, root_id=root_id, joins=joins)
+        self._runtime.reached(Point.CLEARED, frame.delivery.id)
         return Outcome(committed.release if own else None, _summary(transition))
 
     # --- run ---------------------------------------------------------------------------
@@ -139,27 +145,34 @@ class Deliverer:
             is_self_call=delivery.from_id == listener.name,
             usage_instructions=listener.usage,
             message_id=delivery.id,
-            context=LazyContext(lambda: buffer.read(delivery.thread)),
+            context=LazyContext(lambda: slots_so_far(buffer, delivery)),
+            stored=StoredResults(self._runtime.backend, frame.conversation),
         )
 
     def _system_call(self, frame: Frame) -> SystemCall:
-        backend, conversation = self._runtime.backend, frame.conversation
-        return SystemCall(
-            frame=frame,
-            organism=self._runtime.organism,
-            load_join=lambda join: backend.join(conversation, join),
-            load_results=lambda join, start, stop: backend.results(conversation, join, start, stop),
-        )
+        stored = StoredResults(self._runtime.backend, frame.conversation)
+        return SystemCall(frame, self._runtime.organism, stored)
 
     # --- commit ------------------------------------------------------------------------
+
+    def _plan(
+        self, actions: Actions, frame: Frame, over_limit: bool, label_taken: bool
+    ) -> Transition:
+        def planned(chosen: Actions) -> Transition:
+            return plan(
+                chosen, frame, self._runtime.organism,
+                new_id=new_id, over_limit=over_limit, label_taken=label_taken,
+            )  # fmt: skip
+
+        try:
+            return planned(actions)
+        except Exception as exc:  # a handler's objects are anything: a `to` that is a list, say
+            return planned(_unusable(exc, frame))
 
     def _commit(self, actions: Actions, frame: Frame) -> tuple[Committed | None, Transition]:
         over_limit = label_taken = False
         while True:
-            transition = plan(
-                actions, frame, self._runtime.organism,
-                new_id=new_id, over_limit=over_limit, label_taken=label_taken,
-            )  # fmt: skip
+            transition = self._plan(actions, frame, over_limit, label_taken)
             result = patiently(lambda t=transition: self._runtime.backend.commit(t))  # type: ignore[misc]
             if isinstance(result, Committed):
                 return result, transition
@@ -173,6 +186,29 @@ class Deliverer:
                 deliveries=result.deliveries,
                 children={**frame.children, **result.children},
             )
+
+
+def _unusable(exc: Exception, frame: Frame) -> Actions:
+    logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
+    note = f"what the handler returned cannot be sent: {type(exc).__name__}: {exc}"
+    return (Fault(handler_fault(), note),)
+
+
+def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot, ...]:
+    """The thread's messages up to and with this delivery.
+
+    Not the later ones, though they may be there: so every run of a delivery sees the same, and
+    of several replies that arrive together exactly one sees all of them.
+    """
+    limit = DEFAULT_LIMIT
+    while True:
+        slots = buffer.read(delivery.thread, limit=limit)
+        for position, slot in enumerate(slots):
+            if slot.message_id == delivery.id:
+                return slots[: position + 1]
+        if len(slots) < limit:
+            return slots
+        limit *= 10  # more than the limit have arrived since
 
 
 def patiently(operation: Callable[[], R]) -> R:

@@ -59,11 +59,26 @@ def run_handler(
             listener.name, message_id, timeout_s,
         )  # fmt: skip
         return (Fault(timeout_fault(), f"the handler ran longer than {timeout_s} s"),)
-    except (Exception, SystemExit) as exc:
+    except (Exception, SystemExit, asyncio.CancelledError) as exc:
+        if _pool_ends_process(exc):
+            raise
         logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)
         trace = "".join(traceback.format_exception(exc))
         return (Fault(handler_fault(), trace[-_TRACE_LIMIT:]),)
     return read_return(returned)
+
+
+def _pool_ends_process(exc: BaseException) -> bool:
+    """Whether the pool told this process to end, by a signal: then the run is lost, not failed.
+
+    billiard's signal handler exits with -(256 - signal number), which no `sys.exit()` of a
+    handler's own is likely to use.
+    """
+    return (
+        isinstance(exc, SystemExit)
+        and isinstance(exc.code, int)
+        and -256 < exc.code <= signal.NSIG - 256
+    )
 
 
 def _await(returned: Awaitable[Any], runtime: Runtime, timeout_s: float) -> Any:

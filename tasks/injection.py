@@ -5,13 +5,13 @@ A process that has not sends to the listener's task by name: `app.send_task("cle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
 
-from routing import XML, ConversationError, Listener
+from routing import XML, BufferItem, ConversationError, Listener
 from routing.envelope import build_envelope
 from routing.errors import InvalidEnvelopeError, InvalidPayloadError, UnknownConversationError
 from routing.faults import routing_fault
@@ -21,6 +21,7 @@ from routing.payload import is_payload
 from routing.outgoing import content_of
 from routing.planner import open_conversation
 from routing.records import Delivery, Publication
+from routing.results import StoredResults, items_of
 from tasks.listener import EXTERNAL, root_thread
 from tasks.publisher import Publisher
 from tasks.runtime import new_id, runtime_of
@@ -83,6 +84,18 @@ def inject_many(
             publisher.publish([publication._replace(canvas="")])
         results.append(app.AsyncResult(name))
     return results
+
+
+def read_results(app: Celery, conversation_id: str, value: Any) -> Iterator[BufferItem]:
+    """What a buffer collected, item by item in index order, for whoever injected it.
+
+    `value` is what `AsyncResult.get()` gave, a `BufferComplete`, or its `results`, inline or by
+    reference; a reference is good as long as the conversation is kept (`redis_ttl`). Raises
+    UnknownResultsError for a reference that the conversation does not hold, ValueError for a
+    value that is no buffer's.
+    """
+    stored = StoredResults(runtime_of(app).backend, conversation_id)
+    return items_of(value, stored)
 
 
 def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -> bool:

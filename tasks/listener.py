@@ -25,7 +25,7 @@ from routing.planner import open_conversation
 from routing.records import Beginning, ConversationStatus, Ending
 from tasks import canvas
 from tasks.delivery import Deliverer
-from tasks.runtime import Runtime, new_id
+from tasks.runtime import Point, Runtime, new_id
 
 #: the sender of what comes from outside and did not authenticate
 EXTERNAL = "external"
@@ -80,6 +80,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         """Called by Celery once the result is stored and the canvas has gone on."""
         conversation = getattr(self.request, "released", None)
         if conversation is not None:
+            self.runtime.reached(Point.RETURNED, conversation)
             self.runtime.backend.released(conversation)
 
     def _claimed(self, conversation: str) -> Any:

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from config import RegistryUnavailableError
 from routing.records import Join, JoinKind, Publication
 from tasks import canvas
-from tasks.runtime import Runtime
+from tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,16 @@ class Publisher:
         try:
             for publication in publications:
                 self._send(publication, root_id, known)
-                sent.append("" if publication.canvas is not None else publication.id)
+                sent.append(publication.id)
+                if publication.canvas is not None:
+                    sent.append("")
+                self._runtime.reached(Point.PUBLISHING, publication.id)
         except (OperationalError, RegistryUnavailableError) as exc:
             logger.warning(
                 "outbox.kept conversation=%s unpublished=%d reason=%r",
                 publications[0].conversation, len(publications) - len(sent), exc,
             )  # fmt: skip
+        self._runtime.reached(Point.PUBLISHED, publications[0].conversation)
         try:
             self._runtime.backend.published(publications[0].conversation, sent)
         except RegistryUnavailableError as exc:

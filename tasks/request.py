@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 from config import RegistryUnavailableError
 from tasks.canvas import CONVERSATION
@@ -33,20 +35,29 @@ class DeliveryRequest(Request):
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
         exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        if isinstance(exc, TimeLimitExceeded):
+            return None  # the pool says it twice; `on_timeout` follows and deals with it
         if isinstance(exc, WorkerLostError | SystemExit):
             # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
             self._abandon("lost")
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        if not soft:
-            # Celery is about to acknowledge the message: the next attempt needs a new one.
-            publication = self._abandon("timeout")
-            if publication is not None:
-                Publisher(self.task.app, runtime_of(self.task.app)).publish(
-                    [publication], root_id=self.root_id
-                )
-        return super().on_timeout(soft, timeout)
+        if soft:
+            return super().on_timeout(soft, timeout)
+        # Celery's own way would store a failure and go on with the canvas, while the planner
+        # is still to say who gets the error and whether the conversation ends by it.
+        task_ready(self)
+        logger.error("delivery.hard_timeout message_id=%s timeout_s=%s", self.id, timeout)
+        publication = self._abandon("timeout")
+        if publication is not None:
+            Publisher(self.task.app, runtime_of(self.task.app)).publish(
+                [publication], root_id=self.root_id
+            )
+        self.send_event("task-failed", exception=repr(TimeLimitExceeded(timeout)), traceback="")
+        return self.acknowledge()
 
     def _abandon(self, reason: str) -> Any:
         runtime = runtime_of(self.task.app)

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from celery import Celery
@@ -18,6 +19,23 @@ from routing.backends import SharedBackend
 
 #: a delivery is taken over when its lease was not renewed for so long
 LEASE_MS = 5_000
+
+
+class Point:
+    """The points of a delivery's way between two of its effects, in their order."""
+
+    BEGUN = "begun"
+    #: the handler has returned
+    HANDLED = "handled"
+    COMMITTED = "committed"
+    #: after each message of the outbox
+    PUBLISHING = "publishing"
+    #: the outbox is published, but not cleared
+    PUBLISHED = "published"
+    #: the outbox is cleared, the message not acknowledged
+    CLEARED = "cleared"
+    #: Celery has stored the injected task's result and continued its canvas
+    RETURNED = "returned"
 
 
 def new_id() -> str:
@@ -36,6 +54,9 @@ class Runtime:
     owner: str = field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     )
+    #: told when a delivery has reached a point of its way: (`Point`, delivery id). Tests of
+    #: what a crash there leaves behind end the process in it; otherwise nobody listens.
+    reached: Callable[[str, str], None] = field(default=lambda point, delivery: None, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)
     _runner_pid: int = 0
 

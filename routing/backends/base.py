@@ -31,6 +31,8 @@ from routing.records import (
 PUBLISH_GRACE_MS = 3_000
 #: ms after which a published message that nobody began is looked at again
 BEGIN_GRACE_MS = 30_000
+#: stands for a conversation itself where a parent thread is asked for
+ROOTS = ""
 
 
 class SharedBackend(Protocol):
@@ -83,7 +85,10 @@ class SharedBackend(Protocol):
         """The injector has been told how its conversation ended. Repeating is safe."""
 
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
-        """Extend the leases (conversation, delivery) that `owner` holds; others are left."""
+        """Extend the leases (conversation, delivery) that `owner` holds; others are left.
+
+        It counts as activity: a run may last longer than the retention.
+        """
 
     def abandon(
         self, conversation: str, delivery: str, *, owner: str, reason: str
@@ -103,18 +108,21 @@ class SharedBackend(Protocol):
     def kill(self, conversation: str, ending: Ending) -> Publication | None:
         """End a conversation now: nothing of it runs any more. None if it had ended.
 
-        Returns the message that tells whoever injected it.
+        `ending.status` is KILLED: any other lets what is in flight run on. Returns the message
+        that tells whoever injected it.
         """
 
     # --- recovery -----------------------------------------------------------------------
 
     def due(self, *, limit: int) -> Sequence[Due]:
-        """What is late: unpublished deliveries, expired leases, passed deadlines."""
+        """Unpublished deliveries, expired leases, passed deadlines: what waits longest first."""
 
     def reclaim(
         self, due: Due, *, retry_in_ms: int, silent_branch: bytes
     ) -> tuple[Publication, ...]:
         """Take one late thing in hand, if it still is; one caller gets it.
+
+        What comes back is to be published; it may be empty.
 
         A delivery comes back to be published again, and falls due again in `retry_in_ms`.
         An item's time limit fails its branch with `silent_branch`; a deadline fires its join:
@@ -142,7 +150,8 @@ class SharedBackend(Protocol):
     def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
         """The one child of `parent` for `name`, created as `proposed` if there is none.
 
-        Raises UnknownThreadError for an unknown parent.
+        The children of `ROOTS` are the injectors' own threads. Raises UnknownThreadError for
+        an unknown parent.
         """
 
     def thread(self, conversation: str, thread: str) -> Thread | None:
@@ -152,7 +161,10 @@ class SharedBackend(Protocol):
         """All threads of a conversation, by id."""
 
     def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
-        """Forget threads; returns how many were known."""
+        """Forget threads; returns how many were known.
+
+        A delivery that comes on a forgotten thread is cancelled and logged as late.
+        """
 
     # --- reading ------------------------------------------------------------------------
 
@@ -173,7 +185,7 @@ class SharedBackend(Protocol):
         """The newest `limit` messages of a thread, oldest first: (slot number from 0, delivery)."""
 
     def stats(self) -> Mapping[str, int]:
-        """Counts: conversations, due."""
+        """Counts: `conversations`, and `due`: what is late or has a time at which it will be."""
 
     def clear(self) -> None:
         """Remove everything of this organism, and nothing else."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from routing.backends import codec
-from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
+from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS, ROOTS
 from routing.backends.memory_state import FINAL, ConversationState, StoredJoin
 from routing.backends.memory_steps import (
     apply,
@@ -302,15 +302,18 @@ class MemoryBackend:
     @_atomic
     def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
         state = self._state(conversation)
-        caller = state.threads.get(parent) if state else None
-        if state is None or caller is None:
+        if parent == ROOTS:
+            state = state or self._new_state(conversation)
+        elif state is None or parent not in state.threads:
             raise UnknownThreadError(parent)
-        children = state.children.setdefault(parent, {})
-        if name not in children:
-            children[name] = proposed
-            state.threads[proposed] = Thread(proposed, (*caller.chain, name), parent)
-            state.touch(self._ttl_ms)
-        return state.threads[children[name]]
+        known = state.children.get(parent, {}).get(name)
+        if known is not None:
+            return state.threads[known]
+        chain = state.threads[parent].chain if parent else ()
+        child = state.threads[proposed] = Thread(proposed, (*chain, name), parent or None)
+        state.adopt(parent, name, proposed)
+        state.touch(self._ttl_ms)
+        return child
 
     @_atomic
     def thread(self, conversation: str, thread: str) -> Thread | None:
@@ -325,18 +328,7 @@ class MemoryBackend:
     @_atomic
     def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
         state = self._state(conversation)
-        dropped = 0
-        for thread_id in threads if state else ():
-            assert state is not None
-            thread = state.threads.pop(thread_id, None)
-            if thread is None:
-                continue
-            dropped += 1
-            state.children.pop(thread_id, None)
-            siblings = state.children.get(thread.parent, {}) if thread.parent else {}
-            if siblings.get(thread.chain[-1]) == thread_id:
-                del siblings[thread.chain[-1]]
-        return dropped
+        return sum(state.drop_thread(thread) for thread in threads) if state else 0
 
     # --- reading ------------------------------------------------------------------------
 
@@ -420,6 +412,8 @@ class MemoryBackend:
         bisect.insort(self._index, (self._now, state.id))
         for thread in (opening.root, opening.thread):
             state.threads[thread.id] = thread
+        for parent, name, child in opening.children:
+            state.adopt(parent, name, child)
         state.create_delivery(opening.entry)
         state.touch(self._ttl_ms)
         return state

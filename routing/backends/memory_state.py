@@ -155,6 +155,19 @@ class ConversationState:
         assert self.opening is not None
         return codec.publication(self.id, self.entry, self.opening.canvas)
 
+    def adopt(self, parent: str, name: str, child: str) -> None:
+        self.children.setdefault(parent, {})[name] = child
+
+    def drop_thread(self, thread_id: str) -> bool:
+        thread = self.threads.pop(thread_id, None)
+        if thread is None:
+            return False
+        self.children.pop(thread_id, None)
+        siblings = self.children.get(thread.parent or "", {})
+        if siblings.get(thread.chain[-1]) == thread_id:
+            del siblings[thread.chain[-1]]
+        return True
+
     # --- deliveries ---------------------------------------------------------------------
 
     def make_ready(self, stored: StoredDelivery, attempt: int, reason: str) -> None:

@@ -49,7 +49,7 @@ def apply(state: ConversationState, transition: Transition) -> None:
     for thread in transition.threads:
         state.threads[thread.id] = thread
     for parent, name, child in transition.children:
-        state.children.setdefault(parent, {})[name] = child
+        state.adopt(parent, name, child)
     for join in transition.joins:
         _open_join(state, join)
     for delivery in transition.deliveries:

@@ -131,6 +131,7 @@ class RedisBackend:
                 "from": opening.entry.from_id,
                 "entry": opening.entry.id,
                 "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
+                "children": opening.children,
                 "ttl": self._ttl_ms,
                 "owner": owner,
                 "lease": lease_ms,
@@ -206,8 +207,7 @@ class RedisBackend:
 
     @_at_the_edge
     def due(self, *, limit: int) -> Sequence[Due]:
-        seconds, micros = self._redis.time()
-        now = seconds * 1000 + micros // 1000
+        now = self._now_ms()
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
             due = self._shard_key(shard, "due")
@@ -226,12 +226,11 @@ class RedisBackend:
 
     @_at_the_edge
     def expire(self, *, limit: int) -> int:
-        seconds, _ = self._redis.time()
+        now = self._now_ms()
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
-            pipe.zrangebyscore(
-                self._shard_key(shard, "retention"), "-inf", seconds * 1000, start=0, num=limit
-            )
+            kept = self._shard_key(shard, "retention")
+            pipe.zrangebyscore(kept, "-inf", now, start=0, num=limit)
         members = [m.decode() for found in pipe.execute() for m in found][:limit]
         return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
 
@@ -362,7 +361,9 @@ class RedisBackend:
         found = self._hmget(self._keys(conversation)[1], fields)
         pairs = zip(wanted, found[0::2], found[1::2], strict=True)
         return {
-            i: codec.delivery_from(row, envelope) for i, row, envelope in pairs if row is not None
+            i: codec.delivery_from(row, envelope or b"")
+            for i, row, envelope in pairs
+            if row is not None
         }
 
     @_at_the_edge
@@ -406,6 +407,10 @@ class RedisBackend:
         return self._scripts[script](
             keys=self._keys(conversation), args=[conversation, self._publish_grace_ms, *args]
         )
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._redis.time()
+        return int(seconds * 1000 + micros // 1000)
 
     def _keys(self, conversation: str) -> list[str]:
         shard = zlib.crc32(conversation.encode()) % SHARDS

@@ -171,9 +171,15 @@ def test_size_is_checked_before_anything_is_parsed() -> None:
     [
         ("<a><b>1</a>", "<a><b>1</b></a>", "mismatch"),
         ("<a><b>1", "<a><b>1</b></a>", "Premature end"),
-        ("Sure:\n```xml\n<a>1</a>\n```\nDone.", "<a>1</a>", "text around the XML"),
-        ("<a>AT&T; &x;<b/>&y;</a>", "<a>AT&amp;T; &amp;x;<b></b>&amp;y;</a>", "'T' not defined"),
+        ("Sure:\n```xml\n<a>1</a>\n```\nDone.", "<a>1</a>", "text before the XML"),
+        ("<a>AT&T; & &x;<b/>&y;</a>", "<a>AT&amp;T; &amp; &amp;x;<b></b>&amp;y;</a>", "ampersands"),
+        (
+            "<a k='&'><![CDATA[&&]]><!-- & -->&lt;&#65;",
+            '<a k="&amp;">&amp;&amp;&lt;A</a>',
+            "end of",
+        ),
         ("<a/><b/>", "<a></a>", "Extra content"),
+        ("<a>1</a>\nThat was it.", "<a>1</a>", "Extra content"),
         ("<a>x\x01y</a>", "<a>xy</a>", "invalid Char"),
     ],
 )

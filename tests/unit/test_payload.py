@@ -497,7 +497,9 @@ def test_xml_cannot_be_changed_from_outside() -> None:
 
 def test_xml_keeps_its_content_inside_a_payload() -> None:
     """Namespaces, blanks and line ends of a raw element survive the element around it."""
-    raw = XML("<p:a xmlns:p='urn:p' p:k='&#10;'> <b>&#13;\n</b><c xmlns='urn:c'><d xmlns=''/></c></p:a>")
+    raw = XML(
+        "<p:a xmlns:p='urn:p' p:k='&#10;'> <b>&#13;\n</b><c xmlns='urn:c'><d xmlns=''/></c></p:a>"
+    )
     obj = everything(raw=raw, raws=[raw, raw])
     assert read(Everything, wire(obj)) == obj
 

@@ -78,7 +78,9 @@ class Whole:
     five: int | None = 5
 
 
-_text = st.text(st.characters(codec="utf-8"), max_size=8).map(lambda t: ILLEGAL_CHARACTER.sub("", t))
+_text = st.text(st.characters(codec="utf-8"), max_size=8).map(
+    lambda t: ILLEGAL_CHARACTER.sub("", t)
+)
 _text = _text | st.sampled_from(["", "007", "true", " a", "\r\n", "\r", "]]>", "&amp;", "\t\n"])
 _name = st.from_regex(r"[a-z][a-z0-9]{0,3}", fullmatch=True)
 
@@ -96,8 +98,10 @@ def _element_texts(draw: st.DrawFn, depth: int = 1) -> str:
         for child in draw(st.lists(_element_texts(depth - 1), max_size=2)):
             inside += [child, escape(draw(_text), odd)]
     prefix = draw(st.sampled_from(["", "p:"])) if space else ""
-    where = f" xmlns{':p' if prefix else ''}='urn:{space}'" if space else draw(
-        st.sampled_from(["", " xmlns=''"])
+    where = (
+        f" xmlns{':p' if prefix else ''}='urn:{space}'"
+        if space
+        else draw(st.sampled_from(["", " xmlns=''"]))
     )
     written = "".join(f" {k}={quoteattr(v, odd)}" for k, v in attributes.items())
     return f"<{prefix}{name}{where}{written}>{''.join(inside)}</{prefix}{name}>"
@@ -161,7 +165,7 @@ _whole = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(_whole)
 def test_xml_round_trip(obj: Whole) -> None:
-    """Object → element → canonical bytes → parse → schema → the same object, again the same bytes."""
+    """Object → element → canonical bytes → parse → schema → the same object and bytes."""
     kind = payload_type(Whole)
     data = canonical(kind.to_element(obj))
     again = kind.from_element(parse_xml(data))

@@ -1,14 +1,14 @@
--- The one child of a thread for a listener.
+-- The one child of a thread for a listener; of '': the injector's own thread.
 -- ARGV[3] ttl ms, ARGV[4] parent, ARGV[5] listener, ARGV[6] proposed id
-local raw = redis.call('HGET', T, 't:' .. ARGV[4])
-if not raw then return false end
-local known = children_of(ARGV[4])
-local id = known[ARGV[5]]
+local raw = ARGV[4] ~= '' and redis.call('HGET', T, 't:' .. ARGV[4])
+if ARGV[4] ~= '' and not raw then return false end
+local id = children_of(ARGV[4])[ARGV[5]]
 if id then return {id, redis.call('HGET', T, 't:' .. id)} end
-local chain = cjson.decode(raw).chain
+local chain = raw and cjson.decode(raw).chain or {}
 chain[#chain + 1] = ARGV[5]
-local row = cjson.encode({chain = chain, parent = ARGV[4], branch = cjson.null})
-known[ARGV[5]] = ARGV[6]
-redis.call('HSET', T, 't:' .. ARGV[6], row, 'k:' .. ARGV[4], cjson.encode(known))
+local row = cjson.encode({chain = chain, parent = raw and ARGV[4] or cjson.null,
+  branch = cjson.null})
+redis.call('HSET', T, 't:' .. ARGV[6], row)
+adopt(ARGV[4], ARGV[5], ARGV[6])
 touch_threads(ARGV[3])
 return {ARGV[6], row}

@@ -60,11 +60,7 @@ end
 
 settle()
 for _, thread in ipairs(h.threads) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
-for _, child in ipairs(h.children) do
-  local known = children_of(child[1])
-  known[child[2]] = child[3]
-  redis.call('HSET', T, 'k:' .. child[1], cjson.encode(known))
-end
+for _, child in ipairs(h.children) do adopt(child[1], child[2], child[3]) end
 for _, join in ipairs(h.joins) do
   local spec = cjson.decode(join[2])
   redis.call('HSET', J, 'j:' .. join[1], join[2])

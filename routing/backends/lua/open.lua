@@ -1,6 +1,6 @@
 -- Create a conversation, once, and begin its first delivery if a lease is asked for.
--- ARGV[3] header (JSON: from, entry, threads, ttl, owner, lease, redelivered), ARGV[4] canvas,
--- ARGV[5] the first delivery's row, ARGV[6] its envelope
+-- ARGV[3] header (JSON: from, entry, threads, children, ttl, owner, lease, redelivered),
+-- ARGV[4] canvas, ARGV[5] the first delivery's row, ARGV[6] its envelope
 local h = cjson.decode(ARGV[3])
 if redis.call('EXISTS', C) == 0 then
   local name = string.format('%015d:', now) .. conversation
@@ -10,6 +10,7 @@ if redis.call('EXISTS', C) == 0 then
   redis.call('ZADD', INDEX, 0, name)
   redis.call('ZREM', RETENTION, ':' .. conversation)
   for _, thread in ipairs(h.threads) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
+  for _, child in ipairs(h.children) do adopt(child[1], child[2], child[3]) end
   create_delivery(ARGV[5], ARGV[6])
   touch()
 elseif h.lease == 0 and state_of(h.entry) == 'ready' then

@@ -2,7 +2,8 @@
 -- KEYS[1] conversation  hash: entry, from, member, status, value, in_flight, waiting, count, ttl,
 --                       created, updated, canvas, release (parked | due | handing | done), handed
 -- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner
--- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread)
+-- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread);
+--                       k: the injectors' own
 -- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id>,
 --                       l:<kind>:<label> the open join of that name, w:<id> set if anything
 --                       inside it ever waited; of a branch: h:<id>:<index> its held delivery,
@@ -63,6 +64,12 @@ end
 local function row_of(id) return cjson.decode(redis.call('HGET', D, 'r:' .. id)) end
 local function children_of(thread)
   return cjson.decode(redis.call('HGET', T, 'k:' .. thread) or '{}')
+end
+
+local function adopt(parent, name, child)
+  local known = children_of(parent)
+  known[name] = child
+  redis.call('HSET', T, 'k:' .. parent, cjson.encode(known))
 end
 
 -- Put a delivery into the outbox, and its row into this script's answer.

@@ -1,0 +1,1 @@
+"""Organisms to read and to run."""

@@ -1,0 +1,16 @@
+"""How sequence and buffer answer."""
+
+from __future__ import annotations
+
+from routing import HandlerResponse
+from routing.actions import Action, Fault, Forward
+
+
+def answer(message: object, *, return_to: str = "", failed: bool = False) -> Action:
+    """Reply to the caller, or send to `return_to` instead, whose reply then goes to the caller.
+
+    A reply that `failed` is also a failure of the item or step that this primitive is.
+    """
+    if return_to:
+        return Forward(message, return_to)
+    return Fault(message, repr(message)) if failed else HandlerResponse.respond(message)

@@ -1,0 +1,147 @@
+"""What a buffer collected, read item by item, whether it came inline or by reference.
+
+    for item in meta.results(complete): ...
+
+`<results>` holds an `<item>` per index. Where that would not fit into one payload it is
+`<results ref="…" total="N"/>` instead, and the items are read from the registry a page at a
+time. A reference is worth something only inside its conversation, and as long as that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lxml import etree
+
+from routing.backends.base import SharedBackend
+from routing.errors import InvalidEnvelopeError, UnknownResultsError
+from routing.faults import fault_text
+from routing.markup import XML, local_name, parse_canonical
+from routing.records import JoinState, StoredResult
+
+#: the error of an index without an answer
+MISSING = "no answer in time, or not needed any more"
+#: bytes that a page of results should have
+_PAGE_BYTES = 1_048_576
+#: results in the first page, and at most in any
+_FIRST_PAGE, _LARGEST_PAGE = 16, 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class BufferItem:
+    """What became of one item."""
+
+    index: int
+    success: bool
+    #: the reply, of a success
+    payload: XML | None = None
+    #: why there is none
+    error: str = ""
+    #: there was no answer when the buffer was complete
+    missing: bool = False
+
+
+class StoredResults:
+    """The joins of one conversation, in the registry."""
+
+    def __init__(self, backend: SharedBackend, conversation: str) -> None:
+        self._backend = backend
+        self._conversation = conversation
+
+    def join(self, join: str) -> JoinState | None:
+        """One join with its counts; None if this conversation has none of that id."""
+        return self._backend.join(self._conversation, join)
+
+    def answer(self, join: str, index: int) -> StoredResult:
+        """The answer of one index. Raises ValueError if there is none."""
+        [found] = self._backend.results(self._conversation, join, index, index + 1)
+        return found
+
+    def answers(self, join: str, total: int) -> Iterator[StoredResult]:
+        """The answers that are there, in index order, without holding all of them at once."""
+        start, size = 0, _FIRST_PAGE
+        while start < total:
+            page = self._backend.results(self._conversation, join, start, min(start + size, total))
+            yield from page
+            start += size
+            mean_bytes = sum(len(r.payload) for r in page) // size + 1
+            size = max(1, min(_PAGE_BYTES // mean_bytes, 4 * size, _LARGEST_PAGE))
+
+    def items(self, join: str, total: int) -> Iterator[BufferItem]:
+        """Every index from 0 to `total - 1`; those without an answer are `missing`."""
+        following = 0
+        for answer in self.answers(join, total):
+            yield from _missing(following, answer.index)
+            yield item_of(answer)
+            following = answer.index + 1
+        yield from _missing(following, total)
+
+
+def items_of(complete: Any, stored: StoredResults | None) -> Iterator[BufferItem]:
+    """Every item of a buffer, in index order.
+
+    `complete` is a `BufferComplete`, its `results`, either of them as XML text, or the value
+    that `AsyncResult.get()` gave. Raises ValueError for anything else, and UnknownResultsError
+    for a reference that `stored` does not hold.
+    """
+    element = _results_element(complete)
+    reference = element.get("ref")
+    if reference is None:
+        return map(_read_item, element.iterchildren("item"))
+    state = stored.join(reference) if stored is not None else None
+    if stored is None or state is None:
+        raise UnknownResultsError(reference)
+    return stored.items(reference, state.join.total)
+
+
+def item_of(answer: StoredResult) -> BufferItem:
+    """The item of an answer that is there."""
+    element = parse_canonical(answer.payload)
+    if answer.success:
+        return BufferItem(answer.index, True, XML.of_parsed(element))
+    return BufferItem(answer.index, False, error=fault_text(element))
+
+
+def _missing(start: int, stop: int) -> Iterator[BufferItem]:
+    return (BufferItem(i, False, error=MISSING, missing=True) for i in range(start, stop))
+
+
+def _read_item(item: etree._Element) -> BufferItem:
+    index = int(item.get("index", ""))
+    [content] = item.iterchildren("*")
+    if item.get("success") == "true":
+        return BufferItem(index, True, XML.of_parsed(content))
+    missing = item.get("missing") == "true"
+    return BufferItem(index, False, error=content.text or "", missing=missing)
+
+
+def _results_element(value: Any) -> etree._Element:
+    """The `<results>` with the items or the reference."""
+    if isinstance(value, Mapping):  # of AsyncResult.get(), or its payload
+        fields = value.get("payload", value)
+        value = fields.get("results") if isinstance(fields, Mapping) else fields
+    value = getattr(value, "results", value)
+    found: etree._Element | None = None
+    if isinstance(value, XML):
+        found = value.element
+    elif isinstance(value, str):
+        found = _parsed(value)
+    while found is not None and (local_name(found) == "BufferComplete" or _wraps(found)):
+        found = found.find("results")
+    if found is None or local_name(found) != "results":
+        raise ValueError("there are no results of a buffer in this")
+    return found
+
+
+def _parsed(text: str) -> etree._Element:
+    try:
+        return parse_canonical(text.encode())
+    except InvalidEnvelopeError as exc:
+        raise ValueError(f"these are no results of a buffer: {exc}") from exc
+
+
+def _wraps(element: etree._Element) -> bool:
+    """Whether this is the field `results` around the results themselves."""
+    return local_name(element) == "results" and element.find("results") is not None

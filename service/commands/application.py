@@ -1,0 +1,96 @@
+"""The command line as a whole: its subcommands, and every error as one readable message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from config import ConfigurationError, ThreadloomError, TransientError
+from config.startup import ShadowedPackageError
+from service.commands.check import check
+from service.commands.options import INVALID, UNAVAILABLE
+from service.commands.send import send
+from service.commands.thread import thread
+from service.commands.threads import threads
+from service.commands.up import up
+from service.deployment import FOREIGN_VARIABLES
+from service.display import console, counted, plain
+
+app = typer.Typer(
+    name="threadloom",
+    help=(
+        "Run organisms: small typed message handlers, declared in one YAML file, that call each "
+        "other as Celery tasks.\n\n"
+        "Start one with [bold]threadloom up[/bold], then send it a message from another terminal."
+    ),
+    epilog=(
+        "Exit status: 0 done · 1 the conversation failed, or the worker ended by itself · "
+        "2 invalid · 3 no answer in time · 4 not running, or its Redis does not answer"
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (up, check, send, threads, thread):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            own = version("threadloom")
+        except PackageNotFoundError:
+            own = "(not installed)"
+        print(f"threadloom {own}, Celery {version('celery')}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+@app.callback()
+def _threadloom(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> int:
+    """Run the command line; returns the exit status of an error that was told."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for name in FOREIGN_VARIABLES:
+        os.environ.pop(name, None)
+    try:
+        app(prog_name="threadloom")
+    except (ThreadloomError, ShadowedPackageError) as exc:
+        _tell(exc)
+        return UNAVAILABLE if isinstance(exc, TransientError) else INVALID
+    return 0
+
+
+def _tell(error: Exception) -> None:
+    out = console(stderr=True)
+    if isinstance(error, ConfigurationError):
+        count = counted(len(error.problems), "problem")
+        out.print(Text.assemble((plain(error.source), "bold"), ": ", (count, "bold red")))
+        table = Table.grid(padding=(0, 2))
+        for problem in error.problems:
+            table.add_row(
+                Text("✗", "red"), Text(plain(problem.path), "cyan"), Text(plain(problem.message))
+            )
+        out.print(table)
+        return
+    out.print(Text.assemble(("Error: ", "bold red"), plain(str(error))))

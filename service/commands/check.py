@@ -1,0 +1,82 @@
+"""`threadloom check`: what starting would find, without starting."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from config import ConfigurationError
+from routing import Listener, Organism
+from service.commands.options import INVALID, AsJson, OrganismArgument
+from service.deployment import DEFAULT_FILE, examine
+from service.display import console, counted, duration, one_line, plain, print_json
+
+
+def check(organism: OrganismArgument = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Check an organism file: every problem that starting would find, each with its place."""
+    try:
+        _, found = examine(organism, os.environ)
+    except ConfigurationError as exc:
+        if not as_json:
+            raise
+        problems = [problem._asdict() for problem in exc.problems]
+        print_json({"ok": False, "source": str(organism), "problems": problems})
+        raise typer.Exit(INVALID) from exc
+    if as_json:
+        print_json({"ok": True, "source": str(organism), **_as_data(found)})
+        return
+    own = [entry for entry in found.listeners.values() if not entry.system]
+    out = console()
+    out.print(
+        Text.assemble(
+            ("✓ ", "green"), (plain(found.name), "bold"),
+            f" can start: {counted(len(own), 'listener')} in {plain(str(organism))}",
+        )
+    )  # fmt: skip
+    out.print(listener_table(own))
+
+
+def listener_table(listeners: list[Listener]) -> Table:
+    """The listeners as people look for them: what each takes, and whom it may call."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("listener", "takes", "may call", "time limit", "description"):
+        table.add_column(title, overflow="fold")
+    for entry in listeners:
+        table.add_row(
+            Text(plain(entry.name), "bold"),
+            Text(", ".join(entry.accepts), "cyan"),
+            _peers(entry),
+            duration(entry.timeout_s * 1000),
+            Text(one_line(entry.description)),
+        )
+    return table
+
+
+def _peers(entry: Listener) -> Text:
+    if entry.peers is None:
+        return Text("anybody", "dim")
+    return Text(", ".join(map(plain, entry.peers))) if entry.peers else Text("nobody", "dim")
+
+
+def _as_data(organism: Organism) -> dict[str, object]:
+    return {
+        "organism": organism.name,
+        "listeners": [
+            {
+                "name": entry.name,
+                "description": entry.description,
+                "accepts": [kind.path for kind in entry.accepts.values()],
+                "replies": [kind.path for kind in entry.replies.values()],
+                "agent": entry.agent,
+                "peers": entry.peers,
+                "queue": entry.queue,
+                "timeout_seconds": entry.timeout_s,
+                "system": entry.system,
+            }
+            for entry in organism.listeners.values()
+        ],
+    }

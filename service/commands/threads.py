@@ -1,0 +1,115 @@
+"""`threadloom threads`: the conversations, newest first, page by page."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from routing import UnknownConversationError
+from routing.backends import SharedBackend
+from routing.records import Conversation, ConversationStatus
+from service.commands.options import AsJson, OrganismOption
+from service.deployment import DEFAULT_FILE, running_registry
+from service.display import console, duration, ending_text, plain, print_json, status_text
+
+#: conversations that one round trip brings
+_PAGE = 200
+
+
+def threads(
+    organism: OrganismOption = DEFAULT_FILE,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many at most.")
+    ] = 20,
+    status: Annotated[
+        ConversationStatus | None, typer.Option("--status", "-s", help="Only those.")
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="ID", help="Only what is older than this conversation."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the conversations, newest first."""
+    with closing(running_registry(organism, os.environ)) as registry:
+        matching = (c for c in _newest_first(registry, before, limit) if status in (None, c.status))
+        # One more than is shown tells whether there is another page.
+        with console(stderr=True).status("looking …"):
+            found = list(islice(matching, limit + 1))
+    page, more = found[:limit], len(found) > limit
+    if as_json:
+        last = page[-1].id if more else None
+        print_json({"conversations": [conversation_data(c) for c in page], "next_before": last})
+        return
+    out = console()
+    if not page:
+        out.print(Text("no conversations" + (" like that" if status or before else " yet"), "dim"))
+        return
+    out.print(_table(page))
+    if more:
+        out.print(Text(f"older ones: --before {plain(page[-1].id)}", "dim"))
+
+
+def conversation_data(found: Conversation) -> dict[str, Any]:
+    """A conversation as JSON shows it."""
+    return {
+        "id": found.id,
+        "status": found.status.value,
+        "entry": found.entry,
+        "from": found.from_id,
+        "created_ms": found.created_ms,
+        "updated_ms": found.updated_ms,
+        "deliveries": found.deliveries,
+        "in_flight": found.in_flight,
+        "waiting": found.waiting,
+        "value": found.value,
+    }
+
+
+def _newest_first(
+    registry: SharedBackend, before: str | None, limit: int
+) -> Iterator[Conversation]:
+    position: tuple[int, str] | None = None
+    if before is not None:
+        last = registry.conversation(before)
+        if last is None:
+            raise UnknownConversationError(before)
+        position = (last.created_ms, last.id)
+    size = min(limit + 1, _PAGE)
+    while page := registry.conversations(limit=size, before=position):
+        yield from page
+        position = (page[-1].created_ms, page[-1].id)
+        if len(page) < size:
+            return
+        size = _PAGE
+
+
+def _table(page: list[Conversation]) -> Table:
+    now_ms = time.time() * 1000
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("conversation", no_wrap=True)
+    table.add_column("entry", overflow="ellipsis", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for title in ("deliveries", "in flight", "age"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("value", overflow="ellipsis", no_wrap=True, ratio=1)
+    for each in page:
+        table.add_row(
+            Text(plain(each.id)),
+            Text(plain(each.entry), "bold"),
+            status_text(each.status),
+            str(each.deliveries),
+            str(each.in_flight) if each.in_flight else Text("–", "dim"),
+            duration(now_ms - each.created_ms),
+            ending_text(each.status, each.value),
+        )
+    return table

@@ -1,0 +1,208 @@
+"""`threadloom up`: a worker and, unless one is named, a Redis of the organism's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from celery import Celery
+from kombu.exceptions import OperationalError
+from rich.table import Table
+from rich.text import Text
+
+import tasks
+from config import OrganismConfig
+from config.celery_settings import registry_url
+from config.secrets import masked
+from routing import Organism
+from service.commands.options import FAILED, UNAVAILABLE, OrganismArgument
+from service.deployment import (
+    DEFAULT_FILE,
+    ORGANISM_VARIABLE,
+    REDIS_VARIABLE,
+    embedded_redis,
+    examine,
+    needs_embedded_redis,
+)
+from service.display import console, one_line, plain
+from service.embedded_redis import EmbeddedRedis
+from service.signals import SignalQueue
+from service.worker_process import WorkerProcess, told
+
+#: seconds between two questions whether the worker is ready
+_READY_POLL_S = 0.5
+
+
+class LogLevel(StrEnum):
+    """How much of its work the worker logs."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+def up(
+    organism: OrganismArgument = DEFAULT_FILE,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency", "-c", min=1, metavar="N",
+            help="How many handlers run at once; default: one per processor.",
+        ),
+    ] = None,
+    loglevel: Annotated[
+        LogLevel, typer.Option("--loglevel", "-l", case_sensitive=False, help="What is logged.")
+    ] = LogLevel.INFO,
+) -> None:  # fmt: skip
+    """Start an organism on this machine: check it, then run its worker until Ctrl-C.
+
+    It brings a Redis of its own, whose data is kept for the next time, unless the file or
+    THREADLOOM_REDIS_URL names one. The status goes to standard output, the log to standard error.
+    """
+    config, found = examine(organism, os.environ)
+    with ExitStack() as stack:
+        signals = stack.enter_context(SignalQueue(*_heard()))
+        server = _own_redis(config, stack)
+        url = server.url() if server else os.environ.get(REDIS_VARIABLE)
+        app = tasks.assemble(config, found, redis_url=url)
+        stack.callback(app.close)
+        tasks.runtime_of(app).backend.stats()  # a Redis that is not there is told now
+        worker = WorkerProcess(
+            hostname=f"{found.name}-{os.getpid()}@{socket.gethostname()}",
+            environ={
+                **os.environ,
+                ORGANISM_VARIABLE: str(organism.resolve()),
+                **({REDIS_VARIABLE: url} if url else {}),
+            },
+            log=sys.stderr,
+            loglevel=loglevel.upper(),
+            concurrency=concurrency,
+        )
+        stack.callback(worker.end)
+        console().print(_status(config, found, server, url))
+        status = _Watch(app, worker, server, signals).until_it_ends()
+    raise typer.Exit(status)
+
+
+def _heard() -> list[signal.Signals]:
+    heard = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
+    # Under nohup the end of the terminal is to be ignored.
+    return heard if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*heard, signal.SIGHUP]
+
+
+def _own_redis(config: OrganismConfig, stack: ExitStack) -> EmbeddedRedis | None:
+    if not needs_embedded_redis(config, os.environ):
+        return None
+    server = stack.enter_context(embedded_redis(config))
+    if not server.owns_server:
+        console(stderr=True).print(
+            Text.assemble(
+                ("Error: ", "bold red"),
+                f"{plain(config.organism.name)} is up already: process {server.pid} is its Redis, "
+                f"in {server.directory}. To have more workers, set {REDIS_VARIABLE}="
+                f"{server.url()} and start them with `celery -A tasks worker`.",
+            )
+        )
+        raise typer.Exit(UNAVAILABLE)
+    return server
+
+
+def _status(
+    config: OrganismConfig, organism: Organism, server: EmbeddedRedis | None, url: str | None
+) -> Table:
+    own = [name for name, entry in organism.listeners.items() if not entry.system]
+    if server:
+        redis = f"embedded, data kept in {server.directory}"
+    else:
+        redis = masked(registry_url(config, redis_url=url) or "")
+    example = own[0] if own else "LISTENER"
+    rows = {
+        "organism": Text.assemble((plain(organism.name), "bold"), f"  {plain(config.source)}"),
+        "listeners": Text(one_line(", ".join(own) or "none but the system's", 1000)),
+        "redis": Text(plain(redis)),
+        "send": Text(f"threadloom send {plain(example)} PAYLOAD --wait", "cyan"),
+        "look": Text("threadloom threads", "cyan"),
+        "stop": Text("Ctrl-C"),
+    }
+    table = Table.grid(padding=(0, 2))
+    for title, text in rows.items():
+        table.add_row(Text(title, "dim"), text)
+    return table
+
+
+class _Watch:
+    """Waits for the worker's end, and passes on what is asked for meanwhile."""
+
+    def __init__(
+        self,
+        app: Celery,
+        worker: WorkerProcess,
+        server: EmbeddedRedis | None,
+        signals: SignalQueue,
+    ) -> None:
+        self._app = app
+        self._worker = worker
+        self._server = server
+        self._signals = signals
+        self._out = console()
+        # An organism may have switched off what tells us that the worker is ready.
+        self._ready = not app.conf.worker_enable_remote_control
+        self._pause_s = 0.0
+        self._redis_lost = False
+
+    def until_it_ends(self) -> int:
+        """Return the exit status of `up` once the worker has ended."""
+        while (ended := self._worker.status()) is None:
+            received = self._signals.wait(None if self._ready else self._pause_s)
+            if received is None:
+                self._ask_ready()
+            elif received != signal.SIGCHLD:
+                self._stop()
+            elif not self._redis_lost and self._redis_has_ended():
+                self._redis_lost = True
+                self._complain("its Redis has ended; stopping")
+                self._worker.request_stop()
+        if self._redis_lost:
+            return FAILED
+        if self._worker.stops:
+            self._out.print("stopped")
+            return 0
+        self._complain(f"the worker has ended by itself, {told(ended)}; see its log above")
+        return FAILED
+
+    def _ask_ready(self) -> None:
+        try:
+            answers = self._app.control.ping(
+                destination=[self._worker.hostname], timeout=_READY_POLL_S, limit=1
+            )
+        except OperationalError:  # the worker logs it, and goes on trying
+            self._pause_s = _READY_POLL_S
+            return
+        if answers:
+            self._ready = True
+            self._out.print(Text.assemble(("● ", "green"), ("ready", "bold")))
+
+    def _stop(self) -> None:
+        self._ready = True  # nobody asks any more
+        self._worker.request_stop()
+        if self._worker.stops == 1:
+            self._out.print("stopping once running handlers are done; Ctrl-C again to end them")
+        elif self._worker.stops == 2:
+            self._out.print("ending them; their deliveries run again at the next start")
+
+    def _redis_has_ended(self) -> bool:
+        if self._server is None:
+            return False
+        left = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._server.pid, left) is not None
+
+    def _complain(self, text: str) -> None:
+        console(stderr=True).print(Text.assemble(("Error: ", "bold red"), text))

@@ -1,0 +1,150 @@
+"""Where an organism runs on this machine: its file, and the Redis of its conversations.
+
+The Redis is, in this order, the one that the file names, the one in THREADLOOM_REDIS_URL, or
+the embedded one that `threadloom up` starts: one per organism file, in the user's state
+directory, so that two organisms of one name never take each other's messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import redis
+from celery import Celery
+from platformdirs import user_state_path
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import tasks
+from config import (
+    ConfigurationError,
+    OrganismConfig,
+    Problem,
+    RegistryUnavailableError,
+    TransientError,
+    load,
+    read,
+)
+from config.celery_settings import celery_settings, registry_url
+from config.startup import require_own_packages
+from routing import Organism
+from routing.backends import SharedBackend, connect
+from service.embedded_redis import EmbeddedRedis
+
+DEFAULT_FILE = Path("organism.yaml")
+ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
+REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
+#: Celery obeys these against what an app was told, so here they would lead it elsewhere
+FOREIGN_VARIABLES = (
+    "CELERY_APP",
+    "CELERY_BROKER_READ_URL",
+    "CELERY_BROKER_URL",
+    "CELERY_BROKER_WRITE_URL",
+    "CELERY_CONFIG_MODULE",
+    "CELERY_LOADER",
+    "CELERY_RESULT_BACKEND",
+)
+#: stands for the embedded Redis while only the rest of the settings is looked at
+_SOME_REDIS = "unix:///redis.sock"
+
+
+class NotRunningError(TransientError):
+    """Nobody runs this organism on this machine; `organism_file` is what was looked for."""
+
+    def __init__(self, name: str, organism_file: str) -> None:
+        super().__init__(name, organism_file)
+        self.name, self.organism_file = name, organism_file
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.organism_file}) is not running here; start it with "
+            f"`threadloom up`, or set {REDIS_VARIABLE} to the Redis that it runs on"
+        )
+
+
+def examine(file: Path, environ: Mapping[str, str]) -> tuple[OrganismConfig, Organism]:
+    """Return an organism that can be started, or raise ConfigurationError with every problem.
+
+    Raises ShadowedPackageError if a worker started in the current folder would import other
+    packages in place of ours.
+    """
+    require_own_packages([Path.cwd()])
+    problems: list[Problem] = []
+    organism: Organism | None = None
+    try:
+        config, organism = tasks.load_organism(file, environ=environ)
+    except ConfigurationError as exc:
+        problems += exc.problems
+        config, _ = read(file, environ=environ)
+    problems += _setting_problems(config, environ)
+    if problems or organism is None:
+        raise ConfigurationError(str(file), problems)
+    return config, organism
+
+
+def _setting_problems(config: OrganismConfig, environ: Mapping[str, str]) -> list[Problem]:
+    problems = _memory_problems(config)
+    try:
+        celery_settings(config, redis_url=environ.get(REDIS_VARIABLE) or _SOME_REDIS)
+    except ConfigurationError as exc:
+        problems += exc.problems
+    return problems
+
+
+def _memory_problems(config: OrganismConfig) -> list[Problem]:
+    if config.organism.backend.type != "memory":
+        return []
+    text = "memory is for one process alone; workers and commands share a redis"
+    return [Problem("organism.backend.type", text)]
+
+
+def needs_embedded_redis(config: OrganismConfig, environ: Mapping[str, str]) -> bool:
+    """Whether neither the file nor the environment names a Redis."""
+    return not registry_url(config, redis_url=environ.get(REDIS_VARIABLE), required=False)
+
+
+def embedded_redis(config: OrganismConfig) -> EmbeddedRedis:
+    """The organism's own Redis, not started."""
+    file = Path(config.source).resolve()
+    place = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
+    # A name may hold anything printable; the folder must not depend on what.
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in config.organism.name)
+    return EmbeddedRedis(user_state_path("threadloom") / f"{name.lstrip('.')[:40]}-{place}")
+
+
+def running_redis_url(config: OrganismConfig, environ: Mapping[str, str]) -> str | None:
+    """The URL of the organism's Redis where the file names none.
+
+    Raises NotRunningError; ConfigurationError for an organism that only lives in one process.
+    """
+    if problems := _memory_problems(config):
+        raise ConfigurationError(config.source, problems)
+    if not needs_embedded_redis(config, environ):
+        return environ.get(REDIS_VARIABLE)
+    server = embedded_redis(config)
+    try:
+        with redis.Redis.from_url(
+            server.url(), socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            client.ping()
+    except redis.BusyLoadingError as exc:
+        raise RegistryUnavailableError(f"{config.organism.name} is starting: {exc}") from exc
+    except redis.ConnectionError as exc:
+        raise NotRunningError(config.organism.name, config.source) from exc
+    return server.url()
+
+
+def running_app(file: Path, environ: Mapping[str, str]) -> Celery:
+    """The Celery app of an organism that runs. Raises ConfigurationError, NotRunningError."""
+    config, organism = tasks.load_organism(file, environ=environ)
+    return tasks.assemble(config, organism, redis_url=running_redis_url(config, environ))
+
+
+def running_registry(file: Path, environ: Mapping[str, str]) -> SharedBackend:
+    """The registry of an organism that runs. Raises ConfigurationError, NotRunningError."""
+    config = load(file, environ=environ)
+    url = running_redis_url(config, environ)
+    return connect(config, url=registry_url(config, redis_url=url))

@@ -1,0 +1,161 @@
+"""How things look in a terminal: consoles, durations, and messages in one line.
+
+Whatever users, handlers or senders wrote is shown as text: it is never read as markup, and
+characters that steer a terminal are shown by their codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from lxml import etree
+from rich.console import Console
+from rich.text import Text
+
+from routing.markup import local_name
+from routing.records import ConversationStatus
+
+#: columns of a table that goes to a file or a pipe
+PIPE_WIDTH = 120
+#: fields, levels and characters of a payload that one line shows at most
+_FIELDS, _LEVELS, _CHARS = 12, 3, 240
+
+STATUS_STYLES: Mapping[str, str] = {
+    ConversationStatus.RUNNING: "cyan",
+    ConversationStatus.WAITING: "yellow",
+    ConversationStatus.COMPLETED: "green",
+    ConversationStatus.ERROR: "bold red",
+    ConversationStatus.KILLED: "magenta",
+}
+_MARKS: Mapping[str, str] = {
+    ConversationStatus.RUNNING: "●",
+    ConversationStatus.WAITING: "◌",
+    ConversationStatus.COMPLETED: "✓",
+    ConversationStatus.ERROR: "✗",
+    ConversationStatus.KILLED: "■",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that takes every text as it is."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(
+        stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False
+    )
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs: one JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def plain(text: str) -> str:
+    """`text` with what steers a terminal or turns its direction shown by code."""
+    if text.isprintable():
+        return text
+    return "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    if character in "\n\t":
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def one_line(text: str, limit: int = _CHARS) -> str:
+    """`text` as one line of at most `limit` characters, blanks run together."""
+    # A huge text is cut first: only its beginning is looked at.
+    cut = text[: 4 * limit]
+    line = " ".join(plain(cut).split())
+    return line if len(line) <= limit and cut == text else f"{line[: limit - 1].rstrip()}…"
+
+
+def duration(ms: float) -> str:
+    """A span of time with one unit that fits: `84 ms`, `2.5 s`, `12 min`, `3 h`, `5 d`."""
+    seconds = max(0.0, ms) / 1000
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 86_400 else f"{seconds / 86_400:.0f} d"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 delivery` or `2 deliveries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def status_text(status: str) -> Text:
+    """A conversation's status with its mark and colour."""
+    return Text(f"{_MARKS.get(status, '·')} {status}", STATUS_STYLES.get(status, ""))
+
+
+def ending_text(status: str, value: Mapping[str, Any] | None) -> Text:
+    """What a conversation ended with, in one line: its value or its error."""
+    if value is None:
+        return Text("no value" if status == ConversationStatus.COMPLETED else "", "dim")
+    if "code" in value:
+        return Text.assemble(
+            (one_line(str(value["code"])), "bold red"), " ", one_line(str(value["message"]))
+        )
+    payload = value.get("payload")
+    return payload_text(str(value.get("type", "")), _json_fields(payload))
+
+
+def element_text(payload: etree._Element) -> Text:
+    """A payload element in one line: `Add a=2 b=3`."""
+    return payload_text(local_name(payload), _element_fields(payload, _LEVELS))
+
+
+def payload_text(name: str, fields: str) -> Text:
+    """A payload in one line: its class, then its fields."""
+    return Text.assemble((one_line(name), "bold"), " " if fields else "", one_line(fields))
+
+
+def _json_fields(payload: object) -> str:
+    if isinstance(payload, Mapping):
+        return _listed(f"{name}={_json_value(value)}" for name, value in payload.items())
+    return "" if payload is None else _json_value(payload)
+
+
+def _json_value(value: object) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list):
+        return f"[{_listed(_json_value(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"({_json_fields(value)})"
+    return json.dumps(value)
+
+
+def _element_fields(element: etree._Element, levels: int) -> str:
+    if not len(element):
+        return _quoted(element.text or "") if levels < _LEVELS or element.text else ""
+    if levels == 0:
+        return "…"
+    parts = []
+    for child in islice(element, _FIELDS + 1):
+        inner = _element_fields(child, levels - 1)
+        parts.append(f"{local_name(child)}={f'({inner})' if len(child) else inner}")
+    return _listed(parts)
+
+
+def _listed(parts: Iterable[str]) -> str:
+    shown = list(islice(parts, _FIELDS + 1))
+    return " ".join([*shown[:_FIELDS], "…"] if len(shown) > _FIELDS else shown)
+
+
+def _quoted(text: str) -> str:
+    """A text as it is if it reads as one word, else in quotes."""
+    line = one_line(text, _CHARS // 2)
+    return line if line and " " not in line and line == text else json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,34 @@
+"""The desk and the strict organism, each with one worker that several modules share.
+
+A module that uses them says `pytest_plugins = ["tests.desk_fixtures"]`, so that each worker
+starts once in a run, and only if somebody needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.desk import settled
+from tests.harness import Deployment, deployed
+
+
+@pytest.fixture(scope="session")
+def desk(
+    deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """The desk organism with one worker of two processes; at the end nothing may be pending."""
+    for deployment in deployed("desk", deployment_url(), tmp_path_factory.mktemp("desk")):
+        yield deployment
+        settled(deployment)
+
+
+@pytest.fixture(scope="session")
+def strict(
+    deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """The strict organism: 70 deliveries a conversation, depth-first, a queue of its own."""
+    for deployment in deployed("strict", deployment_url(), tmp_path_factory.mktemp("strict")):
+        yield deployment
+        settled(deployment)

@@ -1,0 +1,327 @@
+"""The contract of every backend: what is late is found, and taken in hand by exactly one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config import RegistryUnavailableError
+from routing.backends import RedisBackend, SharedBackend, codec
+from routing.records import ConversationStatus, Due, Ending, Release, Skip, Thread
+from service.embedded_redis import EmbeddedRedis
+from tests.harness import eventually
+from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
+
+# --- what is late ---------------------------------------------------------------------------
+
+
+def test_a_message_that_nobody_published_is_handed_out_again(bench: Bench, story: Story) -> None:
+    """Its worker died between commit and publication: the sweep publishes in its stead."""
+    story.backend.open(story.opening())
+    assert bench.reclaim(story.id, "d", story.id) == [story.id]
+    assert story.backend.due(limit=9) == [], "late again only when the retry is over"
+    assert story.start().attempt == 1
+
+
+def test_a_message_that_the_broker_lost_is_handed_out_again(bench: Bench, story: Story) -> None:
+    """Published, and yet nobody began it: once more, with its reason kept."""
+    story.start()
+    story.backend.abandon(story.id, story.id, owner=story.owner, reason="timeout")
+    story.backend.published(story.id, [story.id, "unheard-of"])
+    assert bench.reclaim(story.id, "d", story.id) == [story.id]
+    assert story.start().abandoned == "timeout"
+
+
+def test_a_delivery_whose_worker_died_is_handed_out_again(bench: Bench, story: Story) -> None:
+    """Its lease ran out: the next attempt learns that the one before was lost."""
+    story.backend.open(story.opening())
+    zombie = story.begin(story.id, lease_ms=1)
+    assert bench.reclaim(story.id, "d", story.id) == [story.id]
+    assert story.events("abandoned") == ["lost"]
+    frame = story.begin(story.id)
+    assert (frame.attempt, frame.abandoned) == (2, "lost")
+    story.commit(frame, ending=DONE)
+    assert story.backend.commit(story.transition(zombie, ending=DONE)).adopted  # type: ignore[union-attr]
+
+
+def test_one_of_many_gets_a_late_thing(bench: Bench, story: Story) -> None:
+    """Twenty sweeps find the same entry; one of them publishes."""
+    story.backend.open(story.opening())
+    due = bench.late(story.id, "d", story.id)
+
+    def reclaim(_: int) -> int:
+        got = story.backend.reclaim(due, retry_in_ms=LONG_MS, silent_branch=SILENT)
+        return len(got)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sorted(pool.map(reclaim, range(20))) == [0] * 19 + [1]
+
+
+def test_what_is_late_comes_oldest_first_and_limited(bench: Bench) -> None:
+    """A sweep that cannot do everything at once does what has waited longest."""
+    stories = [Story(bench.backend, id=f"conversation {n}") for n in range(5)]
+    for story in stories:
+        story.backend.open(story.opening())
+        bench.tick()
+    bench.late(stories[-1].id, "d", stories[-1].id)
+    found = bench.backend.due(limit=3)
+    assert [due.conversation for due in found] == [story.id for story in stories[:3]]
+    assert len(bench.backend.due(limit=10)) == 5
+
+
+def test_nothing_settled_is_ever_late(bench: Bench, story: Story) -> None:
+    """Each thing leaves the list of what may be late when it is done."""
+    join = story.open_join(2, deadline_ms=LONG_MS, answer_within_ms=LONG_MS)
+    assert bench.backend.stats()["due"] == 3
+    story.reply(f"{join}.0")
+    story.run(f"{join}.1")
+    story.run(f"{join}.body", ending=DONE)
+    assert story.try_begin(story.id) == Release(DONE, 1)
+    story.backend.released(story.id)
+    assert bench.backend.stats() == {"conversations": 1, "due": 0}
+
+
+def test_a_stale_finding_changes_nothing(bench: Bench, story: Story) -> None:
+    """It was late when it was found, and has been dealt with since."""
+    story.backend.open(story.opening())
+    due = bench.late(story.id, "d", story.id)
+    story.begin(story.id)
+    assert story.backend.reclaim(due, retry_in_ms=1, silent_branch=SILENT) == ()
+    nothing = Due(story.id, codec.due_member("d", story.id, "unheard-of"))
+    assert story.backend.reclaim(nothing, retry_in_ms=1, silent_branch=SILENT) == ()
+    assert story.try_begin(story.id, owner="worker-2") == Skip("leased")
+
+
+# --- in a conversation that is over, or moot -------------------------------------------------
+
+
+def test_what_a_killed_conversation_leaves_is_cleared_away(bench: Bench, story: Story) -> None:
+    """The sweep cancels its deliveries and forgets its timers; only the release remains."""
+    join = story.open_join(2, deadline_ms=1, answer_within_ms=1)
+    story.begin(f"{join}.0", lease_ms=1)
+    story.backend.kill(story.id, KILLED)
+    for kind, thing in (("d", f"{join}.0"), ("d", f"{join}.1"), ("j", join), ("b", f"{join}:0")):
+        assert bench.reclaim(story.id, kind, thing) == []
+    assert story.counts(join) == (0, 0, False)
+    assert bench.reclaim(story.id, "r") == [story.id]
+    assert story.backend.stats()["due"] == 1
+
+
+def test_a_late_delivery_that_nobody_needs_is_cancelled(bench: Bench, story: Story) -> None:
+    join = story.open_join(2, need_ok=1)
+    story.reply(f"{join}.0")
+    assert bench.reclaim(story.id, "d", f"{join}.1") == []
+    assert story.try_begin(f"{join}.1") == Skip("settled")
+    assert story.row.in_flight == 1
+
+
+def test_the_last_cancelled_delivery_ends_the_conversation(bench: Bench, story: Story) -> None:
+    """Nobody collects, and what was cancelled will never commit: the end must come here."""
+    join = story.open_join(2, need_ok=1, collect=False)
+    story.reply(f"{join}.0")
+    assert story.row.status is ConversationStatus.RUNNING
+    assert bench.reclaim(story.id, "d", f"{join}.1") == []
+    assert story.row.status is ConversationStatus.COMPLETED
+    assert bench.reclaim(story.id, "r") == [story.id]
+
+
+# --- telling the injector -------------------------------------------------------------------
+
+
+def test_an_ending_that_nobody_handed_over_comes_back_as_the_first_message(
+    bench: Bench, story: Story
+) -> None:
+    """With its canvas; and again after each lease on it that ran out, until it is released."""
+    story.backend.open(story.opening(canvas='{"chord":1}'))
+    story.commit(story.begin(story.id), ending=DONE)
+    due = bench.late(story.id, "r")
+    [told] = story.backend.reclaim(due, retry_in_ms=1, silent_branch=SILENT)
+    assert (told.id, told.to, told.canvas) == (story.id, "clerk", '{"chord":1}')
+    assert story.try_begin(story.id, lease_ms=1) == Release(DONE, 1)
+    assert bench.reclaim(story.id, "r") == [story.id]
+    story.backend.released(story.id)
+    assert story.backend.stats()["due"] == 0
+
+
+def test_a_published_ending_is_looked_at_later(bench: Bench, story: Story) -> None:
+    """The empty id stands for the release in the outbox."""
+    bench = replace(bench, backend=bench.another(begin_grace_ms=LONG_MS))
+    published, other = (Story(bench.backend, id=f"{story.id}-{n}") for n in range(2))
+    for each in (published, other):
+        each.commit(each.start(), ending=DONE)
+    bench.backend.published(published.id, [""])
+    bench.late(other.id, "r")
+    assert [due.conversation for due in bench.backend.due(limit=9)] == [other.id]
+
+
+# --- retention ------------------------------------------------------------------------------
+
+
+def test_a_conversation_goes_when_its_retention_is_over(bench: Bench, story: Story) -> None:
+    """Nothing of it can be read any more, `expire` clears up once, and its id is free again."""
+    backend = bench.another(ttl_s=1)
+    mortal, other = Story(backend, id=story.id), Story(backend, id=f"{story.id}-other")
+    mortal.commit(mortal.start(), ending=DONE)
+    backend.released(mortal.id)
+    backend.put_thread(other.id, Thread("t", ("console",)))
+    assert backend.expire(limit=10) == 0
+    assert bench.until(lambda: backend.expire(limit=1)) == 1
+    assert bench.until(lambda: backend.expire(limit=10)) == 1
+    assert backend.expire(limit=10) == 0
+    assert backend.conversation(mortal.id) is None
+    assert backend.conversations(limit=10) == []
+    assert (backend.log(mortal.id), backend.threads(mortal.id)) == ([], {})
+    assert backend.threads(other.id) == {}
+    assert backend.stats() == {"conversations": 0, "due": 0}
+    assert mortal.start().attempt == 1
+
+
+def test_what_is_late_of_an_expired_conversation_is_forgotten(bench: Bench, story: Story) -> None:
+    """It expired with deliveries in flight: the sweep neither fails on them nor keeps them."""
+    backend = bench.another(ttl_s=1)
+    mortal = Story(backend, id=story.id)
+    backend.open(mortal.opening())
+    assert bench.until(lambda: backend.expire(limit=10)) == 1
+    for due in backend.due(limit=10):
+        assert backend.reclaim(due, retry_in_ms=1, silent_branch=SILENT) == ()
+    assert backend.stats() == {"conversations": 0, "due": 0}
+
+
+def test_activity_keeps_a_conversation(bench: Bench, story: Story) -> None:
+    """Retention counts from the last activity; a lease that is renewed is one."""
+    backend = bench.another(ttl_s=1)
+    active, idle = Story(backend, id=story.id), Story(backend, id=f"{story.id}-idle")
+    active.start()
+    idle.start()
+
+    def idle_gone() -> int:
+        backend.renew([(active.id, active.id)], owner=active.owner, lease_ms=LONG_MS)
+        return backend.expire(limit=10)
+
+    assert bench.until(idle_gone) == 1
+    assert backend.conversation(idle.id) is None
+    assert backend.conversation(active.id) is not None
+
+
+def test_clear_removes_everything(bench: Bench, story: Story) -> None:
+    """Conversations, what may fall due, and threads of conversations that never were opened."""
+    story.open_join(3, deadline_ms=LONG_MS)
+    story.backend.put_thread("threads-only", Thread("t", ("console",)))
+    bench.backend.clear()
+    assert bench.backend.stats() == {"conversations": 0, "due": 0}
+    assert bench.backend.threads("threads-only") == {}
+    assert story.start().attempt == 1
+
+
+# --- Redis alone ----------------------------------------------------------------------------
+
+
+def test_clear_leaves_other_keys_alone(redis_client: redis.Redis) -> None:
+    """Neither those of an organism whose name begins like this one's, nor anyone else's."""
+    mine, other = (RedisBackend(redis_client, organism=name) for name in ("desk", "desk:two"))
+    redis_client.set("tl:desk", "somebody's")
+    for backend in (mine, other):
+        Story(backend).open_join(2)
+    kept = set(redis_client.scan_iter(match="tl:desk:two:*")) | {b"tl:desk"}
+    mine.clear()
+    assert set(redis_client.scan_iter()) == kept
+    other.clear()
+    assert set(redis_client.scan_iter()) == {b"tl:desk"}
+
+
+def test_every_key_of_a_conversation_expires(redis_client: redis.Redis) -> None:
+    """Whatever was written last, no key of a conversation outlives its retention."""
+    backend = RedisBackend(redis_client, organism="mortal", ttl_s=100)
+    story = Story(backend)
+    join = story.open_join(3, window=1, deadline_ms=LONG_MS)
+    item = story.begin(f"{join}.0")
+    story.commit(item, waits=(story.wait(item),), **story.call(item))
+    backend.put_thread("threads-only", Thread("t", ("console",)))
+    backend.child_thread("threads-only", "t", "clerk", "t2")
+    backend.kill(story.id, KILLED)
+    own = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
+    assert len(own) == 7, own
+    assert all(99_000 < redis_client.pttl(key) <= 100_000 for key in own)
+
+
+def test_expire_leaves_nothing_behind(redis_client: redis.Redis) -> None:
+    """As many keys as before, once the retention is over and the sweep has been."""
+    before = redis_client.dbsize()
+    backend = RedisBackend(redis_client, organism="mortal", ttl_s=1, publish_grace_ms=1)
+    for n in range(3):
+        Story(backend, id=f"c{n}").open_join(2)
+    backend.kill("c0", KILLED)
+    removed = 0
+
+    def everything_is_gone() -> bool:
+        nonlocal removed
+        removed += backend.expire(limit=2)
+        for due in backend.due(limit=10) if removed == 3 else ():
+            backend.reclaim(due, retry_in_ms=1, silent_branch=SILENT)
+        return removed == 3 and redis_client.dbsize() == before
+
+    eventually(everything_is_gone)
+
+
+def test_an_id_used_again_before_the_sweep_is_a_new_conversation(
+    redis_client: redis.Redis,
+) -> None:
+    """Its keys expired by themselves: clearing up after the old one must spare the new one."""
+    story = Story(RedisBackend(redis_client, organism="mortal", ttl_s=1))
+    story.commit(story.start(), ending=DONE)
+    eventually(lambda: story.backend.conversation(story.id) is None)
+    lasting = Story(RedisBackend(redis_client, organism="mortal"))
+    lasting.start()
+    assert [row.id for row in lasting.backend.conversations(limit=5)] == [story.id]
+    lasting.backend.expire(limit=5)
+    assert lasting.row.status is ConversationStatus.RUNNING
+    assert lasting.backend.stats()["conversations"] == 1
+
+
+def test_a_server_that_is_gone_is_unavailable(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
+    """Every method says so in this project's words; the caller may repeat it."""
+    with EmbeddedRedis(tmp_path, persistent=False) as server:
+        client = redis.Redis.from_url(server.url(), retry=Retry(NoBackoff(), 0))
+        backend: SharedBackend = RedisBackend(client, organism="o")
+        story = Story(backend)
+        frame = story.start()
+    delivery = story.delivery(frame)
+    opening = story.opening()
+    calls = [
+        lambda: backend.open(opening),
+        lambda: story.start(),
+        lambda: story.try_begin(story.id),
+        lambda: story.commit(frame),
+        lambda: backend.published(story.id, [story.id]),
+        lambda: backend.released(story.id),
+        lambda: backend.renew([(story.id, story.id)], owner="o", lease_ms=1),
+        lambda: backend.abandon(story.id, story.id, owner="o", reason="lost"),
+        lambda: backend.answer(story.id, delivery.id, delivery),
+        lambda: backend.kill(story.id, Ending(ConversationStatus.KILLED, None)),
+        lambda: backend.due(limit=1),
+        lambda: backend.reclaim(Due(story.id, "d"), retry_in_ms=1, silent_branch=b""),
+        lambda: backend.expire(limit=1),
+        lambda: backend.join(story.id, "j"),
+        lambda: backend.results(story.id, "j", 0, 1),
+        lambda: backend.put_thread(story.id, frame.thread),
+        lambda: backend.child_thread(story.id, "t1", "a", "t2"),
+        lambda: backend.thread(story.id, "t1"),
+        lambda: backend.threads(story.id),
+        lambda: backend.drop_threads(story.id, ["t1"]),
+        lambda: backend.conversation(story.id),
+        lambda: backend.conversations(limit=1),
+        lambda: backend.log(story.id),
+        lambda: backend.context(story.id, "t1", limit=1),
+        lambda: backend.stats(),
+        lambda: backend.clear(),
+    ]
+    for call in calls:
+        with pytest.raises(RegistryUnavailableError):
+            call()
+    backend.close()

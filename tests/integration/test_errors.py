@@ -1,0 +1,202 @@
+"""What goes wrong inside a conversation: who is told, in which words, and that it ends."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from routing.faults import (
+    Huh,
+    handler_fault,
+    limit_fault,
+    routing_fault,
+    timeout_fault,
+)
+from tests.desk import Story, failed, told
+from tests.harness import WAIT_S, Deployment
+
+pytest_plugins = ["tests.desk_fixtures"]
+
+ASK = "<Ask><number>1</number></Ask>"
+
+
+class Misdeed(NamedTuple):
+    """A listener that does something wrong: the code its caller gets, what the operators read."""
+
+    listener: str
+    code: str
+    note: str
+
+
+MISDEEDS = [
+    Misdeed("raises", "handler", "ValueError: the safe's combination"),
+    Misdeed("returns.text", "handler", "the handler returned a str"),
+    Misdeed("returns.stranger", "handler", "NotAPayload"),
+    Misdeed("addresses.nonsense", "handler", "unhashable"),
+    Misdeed("exits", "handler", "SystemExit: 3"),
+    Misdeed("cancels", "handler", "CancelledError"),
+    Misdeed("sleeps", "timeout", "longer than 0.3 s"),
+    Misdeed("spins", "timeout", "longer than 0.3 s"),
+    Misdeed("sleeps.async", "timeout", "longer than 0.3 s"),
+    Misdeed("swallows", "timeout", "longer than 0.3 s"),
+    Misdeed("blocks", "timeout", "hard limit"),
+    Misdeed("dies", "handler", "lost in each of 2 attempts"),
+]
+TEXTS = {
+    "handler": handler_fault().message,
+    "timeout": timeout_fault().message,
+    "routing": routing_fault().message,
+}
+
+
+@pytest.fixture(scope="module")
+def done(desk: Deployment) -> dict[str, Any]:
+    """Every misdeed injected and called, all at once, so that their times add up less."""
+    return {
+        m.listener: (
+            desk.inject(m.listener, {"number": 1}),
+            desk.inject("caller", {"to": m.listener, "message": ASK}),
+        )
+        for m in MISDEEDS
+    }
+
+
+@pytest.mark.parametrize("misdeed", MISDEEDS, ids=lambda m: m.listener)
+def test_the_injector_gets_the_error(
+    desk: Deployment, done: dict[str, Any], misdeed: Misdeed
+) -> None:
+    """Its code, a text that gives nothing away, and the details in the log; the end."""
+    result, _ = done[misdeed.listener]
+    error = result.get(timeout=WAIT_S, propagate=False)
+    assert (error.code, error.message) == (misdeed.code, TEXTS[misdeed.code])
+    story = Story(desk, result.id)
+    assert story.conversation.status == "error"
+    assert misdeed.note in story.notes
+    assert misdeed.listener not in str(error)
+
+
+@pytest.mark.parametrize("misdeed", MISDEEDS, ids=lambda m: m.listener)
+def test_the_caller_gets_the_error_and_goes_on(
+    desk: Deployment, done: dict[str, Any], misdeed: Misdeed
+) -> None:
+    """A caller inside gets a SystemError on its own thread, and may still reply as it likes."""
+    _, result = done[misdeed.listener]
+    value = result.get(timeout=WAIT_S)
+    assert value["payload"] == {
+        "kind": "SystemError",
+        "sender": value["payload"]["sender"],
+        "code": misdeed.code,
+        "text": TEXTS[misdeed.code],
+    }
+    story = Story(desk, result.id)
+    assert story.conversation.status == "completed"
+    assert [r["got"] for r in story.records("call")] == ["Call", "SystemError"]
+    assert misdeed.note in story.notes
+
+
+def test_a_lost_process_is_retried_with_the_same_message_id(desk: Deployment) -> None:
+    """A handler that takes its process along runs again under the same id, and then answers."""
+    value, story = told(desk, "dies.once", {"number": 1})
+    assert value["payload"] == {"number": 2}
+    runs = story.records("dies_once")
+    assert len(runs) == 2
+    assert len({r["message"] for r in runs}) == 1
+    assert len({r["pid"] for r in runs}) == 2
+    assert [e.detail["text"] for e in story.log if e.event == "abandoned"] == ["lost"]
+
+
+def test_a_blocked_process_is_not_given_a_second_chance(desk: Deployment) -> None:
+    """Past its hard limit a run is over: its process is killed and the caller told, once."""
+    _, story = failed(desk, "blocks", {"number": 1})
+    assert len(story.records("blocks")) == 1
+    assert [e.event for e in story.log].count("ended") == 1
+
+
+@pytest.mark.parametrize(
+    ("caller", "target"),
+    [
+        ("caller", "nobody"),
+        ("caller", "system.nobody"),
+        ("caller", "<&>"),
+        ("caller.of.clerk", "calculator.add"),
+        ("caller.of.clerk", "nobody"),
+        ("hermit", "clerk"),
+        ("hermit", "calculator.add"),
+        ("hermit", "system.buffer"),
+    ],
+)
+def test_unknown_and_forbidden_are_one_text(desk: Deployment, caller: str, target: str) -> None:
+    """A caller cannot tell a listener that it may not call from one that is not there."""
+    message = "<Add><a>1</a></Add>" if target == "calculator.add" else ASK
+    value, story = told(desk, caller, {"to": target, "message": message})
+    assert value["payload"] == {
+        "kind": "SystemError",
+        "sender": "system",
+        "code": "routing",
+        "text": "The message could not be delivered.",
+    }
+    assert [m[1] for m in story.messages] == [caller, caller], "nobody else got a message"
+    assert not story.records("clerk")
+    assert not story.records("add")
+    assert repr(target) in story.notes
+
+
+def test_a_peer_that_is_named_may_be_called(desk: Deployment) -> None:
+    """The same caller reaches the one peer it has."""
+    value, _ = told(desk, "caller.of.clerk", {"to": "clerk", "message": ASK})
+    assert value["payload"]["kind"] == "Answer"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("<Add><a>one</a></Add>", "one"),
+        ("<Add><b>1</b></Add>", "'b'"),
+        ("<Add><a>1</a><c>2</c></Add>", "'c'"),
+        ("<Subtract><a>1</a></Subtract>", "Subtract"),
+        ('<Add xmlns="urn:elsewhere"><a>1</a></Add>', "Add"),
+        ("<Ask><number>1</number></Ask>", "Ask"),
+        ("<huh><error>no</error></huh>", "huh"),
+    ],
+)
+def test_a_call_that_breaks_its_contract_comes_back_as_huh(
+    desk: Deployment, message: str, reason: str
+) -> None:
+    """The caller is told what is wrong with what it wrote; the handler never sees it."""
+    value, story = told(desk, "caller", {"to": "calculator.add", "message": message})
+    assert value["payload"]["kind"] == "Huh"
+    assert reason in value["payload"]["text"]
+    assert not story.records("add")
+    assert [r["got"] for r in story.records("call")] == ["Call", "Huh"]
+
+
+def test_fifty_deep_is_answered_and_fifty_one_is_refused(desk: Deployment) -> None:
+    """The fifty-first in a chain is not called: its caller gets the limit, and it comes up."""
+    names = ["a", "b"] * 26
+    value, story = told(desk, "c", {"route": names[:49]})
+    assert value["payload"] == {"text": "the end"}
+    assert max(t.depth for t in story.threads.values()) == 50
+    error, story = failed(desk, "c", {"route": names[:50]})
+    assert (error.code, error.message) == ("limit", limit_fault().message)
+    assert max(t.depth for t in story.threads.values()) == 50
+    assert "50 deep" in story.notes
+    assert len([r for r in story.records("relay") if r["got"] == "SystemError"]) == 50
+
+
+@pytest.mark.parametrize("listener", ["ouroboros", "server", "insister"])
+def test_an_endless_conversation_is_ended(strict: Deployment, listener: str) -> None:
+    """One calls itself, one a peer, one nobody, for ever: at 70 deliveries it is over."""
+    error, story = failed(strict, listener, {"left": 1})
+    assert (error.code, error.message) == ("limit", limit_fault().message)
+    assert story.conversation.deliveries in (70, 71), "an error's way up always has room"
+    assert story.conversation.status == "error"
+    assert "70 deliveries" in story.notes
+
+
+def test_an_error_says_nothing_of_the_inside() -> None:
+    """The texts of §4: none names a listener, and two reasons for one code read the same."""
+    for fault in (handler_fault(), timeout_fault(), routing_fault(), limit_fault()):
+        assert fault.message.endswith(".")
+    assert routing_fault() == routing_fault()
+    assert Huh.of("no", "x").original_attempt == b"x"

@@ -1,0 +1,99 @@
+"""Everything a handler can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from desk_handlers import Ask
+
+from routing import HandlerMetadata, HandlerResponse
+from tests.recording import record
+
+#: longer than any test waits
+_FOR_EVER_S = 600.0
+#: appears in no text that a caller may see
+SECRET = "the safe's combination"
+
+
+@dataclass
+class NotAPayload:
+    """A class without a contract."""
+
+    value: int
+
+
+def raises(message: Ask, meta: HandlerMetadata) -> HandlerResponse:
+    record(meta, "raises")
+    raise ValueError(SECRET)
+
+
+def returns_text(message: Ask, meta: HandlerMetadata) -> Any:
+    return SECRET
+
+
+def returns_stranger(message: Ask, meta: HandlerMetadata) -> Any:
+    return HandlerResponse.respond(NotAPayload(1))
+
+
+def addresses_nonsense(message: Ask, meta: HandlerMetadata) -> Any:
+    return HandlerResponse(message, to=["calculator.add"])  # type: ignore[arg-type]
+
+
+def sleeps(message: Ask, meta: HandlerMetadata) -> None:
+    time.sleep(_FOR_EVER_S)
+
+
+def spins(message: Ask, meta: HandlerMetadata) -> None:
+    while True:
+        pass
+
+
+async def sleeps_async(message: Ask, meta: HandlerMetadata) -> None:
+    await asyncio.sleep(_FOR_EVER_S)
+
+
+def swallows(message: Ask, meta: HandlerMetadata) -> None:
+    while True:
+        try:
+            time.sleep(_FOR_EVER_S)
+        except Exception:
+            continue
+
+
+def exits(message: Ask, meta: HandlerMetadata) -> None:
+    sys.exit(3)
+
+
+async def cancels_itself(message: Ask, meta: HandlerMetadata) -> None:
+    raise asyncio.CancelledError
+
+
+def dies(message: Ask, meta: HandlerMetadata) -> None:
+    record(meta, "dies")
+    os._exit(9)
+
+
+def dies_once(message: Ask, meta: HandlerMetadata) -> HandlerResponse:
+    """Take its process along at the first run, as a lack of memory might."""
+    record(meta, "dies_once")
+    marker = os.environ["THREADLOOM_TEST_RECORDS"] + meta.message_id
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        os._exit(9)
+    return HandlerResponse.respond(Ask(message.number + 1))
+
+
+def blocks(message: Ask, meta: HandlerMetadata) -> None:
+    """Withstand everything but the end of its process."""
+    record(meta, "blocks")
+    until = time.monotonic() + _FOR_EVER_S
+    while time.monotonic() < until:
+        try:
+            time.sleep(_FOR_EVER_S)
+        except BaseException:
+            continue

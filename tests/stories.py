@@ -1,0 +1,258 @@
+"""Conversations told by hand: small builders of what a planner would have decided.
+
+Ids are counted, not random, so that two backends that are told the same story must give the
+same answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from routing.backends import SharedBackend, codec
+from routing.records import (
+    Begun,
+    Branch,
+    BranchResult,
+    CommitResult,
+    Committed,
+    ConversationStatus,
+    Delivery,
+    Due,
+    Ending,
+    Frame,
+    Join,
+    JoinKind,
+    Opening,
+    Publication,
+    Scope,
+    Thread,
+    Transition,
+    Wait,
+)
+
+T = TypeVar("T")
+
+WAIT_S = 10.0
+SILENT = b"<SystemError/>"
+LONG_MS = 60_000
+DONE = Ending(ConversationStatus.COMPLETED, {"type": "Done", "payload": {"value": 5}})
+KILLED = Ending(ConversationStatus.KILLED, {"code": "killed"})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A backend under test, and how its time passes."""
+
+    backend: SharedBackend
+    #: another backend on the same store
+    another: Callable[..., SharedBackend]
+    #: let some ms pass
+    tick: Callable[[], None]
+
+    def late(self, conversation: str, kind: str, thing: str = "") -> Due:
+        """Return this thing once it is due: a delivery, a join, a branch, a release."""
+        member = codec.due_member(kind, conversation, thing)
+
+        def found() -> Due | None:
+            return next((d for d in self.backend.due(limit=10_000) if d.member == member), None)
+
+        return self.until(found, what=member)
+
+    def until(self, look: Callable[[], T | None], *, what: str = "") -> T:
+        """Return what `look` returns as soon as it is truthy."""
+        deadline = time.monotonic() + WAIT_S
+        while not (found := look()):
+            assert time.monotonic() < deadline, f"not within {WAIT_S} s: {what or look}"
+            self.tick()
+        return found
+
+    def reclaim(self, conversation: str, kind: str, thing: str = "") -> list[str]:
+        """Take a thing in hand once it is due; the ids that are to be published for it."""
+        due = self.late(conversation, kind, thing)
+        return ids(self.backend.reclaim(due, retry_in_ms=LONG_MS, silent_branch=SILENT))
+
+
+def ids(publications: tuple[Publication, ...]) -> list[str]:
+    """What is published, in order."""
+    return [publication.id for publication in publications]
+
+
+def committed(result: CommitResult) -> Committed:
+    """The answer of a commit that must succeed."""
+    assert isinstance(result, Committed), result
+    return result
+
+
+@dataclass
+class Story:
+    """One conversation of a backend. Its first delivery and its thread are `<id>` and `t1`."""
+
+    backend: SharedBackend
+    id: str = "conversation"
+    owner: str = "worker-1"
+    counted: dict[str, int] = field(default_factory=dict)
+
+    def new_id(self, kind: str = "d") -> str:
+        self.counted[kind] = self.counted.get(kind, 0) + 1
+        return f"{kind}{self.counted[kind]}"
+
+    # --- running ------------------------------------------------------------------------
+
+    def opening(self, canvas: str = "{}") -> Opening:
+        root = Thread("t0", ("console",))
+        thread = Thread("t1", ("console", "clerk"), "t0")
+        entry = Delivery(self.id, "t1", "console", "clerk", "Ask", "desk.Ask", b"<Ask/>")
+        return Opening(self.id, entry, root, thread, canvas)
+
+    def start(self) -> Frame:
+        """Open the conversation and begin its first delivery."""
+        begun = self.backend.open_and_begin(
+            self.opening(), owner=self.owner, lease_ms=LONG_MS, redelivered=False
+        )
+        assert isinstance(begun, Begun), begun
+        return begun.frame
+
+    def try_begin(
+        self, delivery: str, *, owner: str = "", lease_ms: int = LONG_MS, redelivered: bool = False
+    ) -> Any:
+        return self.backend.begin(
+            self.id, delivery, owner=owner or self.owner, lease_ms=lease_ms, redelivered=redelivered
+        )
+
+    def begin(self, delivery: str, **options: Any) -> Frame:
+        begun = self.try_begin(delivery, **options)
+        assert isinstance(begun, Begun), begun
+        return begun.frame
+
+    def commit(self, frame: Frame, **changes: Any) -> Committed:
+        return committed(self.backend.commit(self.transition(frame, **changes)))
+
+    def transition(self, frame: Frame, **changes: Any) -> Transition:
+        given = {"silent_branch": SILENT, **changes}
+        return Transition(self.id, frame.delivery.id, frame.attempt, **given)
+
+    def run(self, delivery: str, **changes: Any) -> Committed:
+        """Begin and commit a delivery that ends here, or as `changes` say."""
+        return self.commit(self.begin(delivery), **changes)
+
+    def reply(self, delivery: str, *, success: bool = True) -> Committed:
+        """Begin a delivery of a branch and answer the branch."""
+        frame = self.begin(delivery)
+        return self.commit(frame, results=(self.result(frame, success=success),))
+
+    # --- what a transition holds --------------------------------------------------------
+
+    def delivery(self, frame: Frame, **changes: Any) -> Delivery:
+        """A delivery caused by this frame, in its scope and on its thread if not told else."""
+        given = {"id": "", "thread": frame.thread.id, "to": "helper", "scope": frame.delivery.scope}
+        given |= changes
+        return Delivery(
+            from_id=frame.delivery.to,
+            payload_name="Help",
+            payload_path="desk.Help",
+            envelope=f"<Help>{given['id']}</Help>".encode(),
+            parent=frame.delivery.id,
+            **{**given, "id": given["id"] or self.new_id()},
+        )
+
+    def call(self, frame: Frame, name: str = "helper") -> dict[str, Any]:
+        """Call a peer on a thread of its own."""
+        child = Thread(self.new_id("c"), (*frame.thread.chain, name), frame.thread.id)
+        return {
+            "threads": (child,),
+            "children": ((frame.thread.id, name, child.id),),
+            "deliveries": (self.delivery(frame, thread=child.id, to=name, depth=child.depth),),
+        }
+
+    def result(
+        self, frame: Frame, *, success: bool = True, branch: Branch | None = None
+    ) -> BranchResult:
+        branch = branch or frame.thread.branch
+        assert branch is not None
+        payload = f"<R>{branch.index}|{success}</R>".encode()
+        return BranchResult(branch, success, payload, "desk.R" if success else "")
+
+    def wait(self, frame: Frame) -> Wait:
+        scope = frame.delivery.scope
+        return Wait(self.new_id("w"), frame.thread.id, frame.delivery.to, "Really?", scope)
+
+    def input_for(self, wait: Wait) -> Delivery:
+        return Delivery(
+            wait.id, wait.thread, "console", wait.listener, "Yes", "", b"<Yes/>", wait.scope
+        )
+
+    def fan_out(
+        self,
+        frame: Frame,
+        total: int,
+        *,
+        collect: bool = True,
+        answer_within_ms: int = 0,
+        **join: Any,
+    ) -> dict[str, Any]:
+        """Open a join `j<n>` with branches `j<n>.0` … and, if it collects, `j<n>.body`."""
+        name = self.new_id("j")
+        body = f"{name}.body" if collect else None
+        given: dict[str, Any] = {"need_ok": 0, "need_failed": 0, "targets": ("item",)}
+        given |= {"kind": JoinKind.BUFFER, **join}
+        opened = Join(name, thread=frame.thread.id, total=total, body=body, **given)
+        threads, deliveries = [], []
+        if body:
+            deliveries.append(self.delivery(frame, id=body, to=frame.delivery.to, held=True))
+        for index in range(total):
+            branch = Branch(name, index)
+            chain = (*frame.thread.chain, "item")
+            threads.append(Thread(f"{name}.t{index}", chain, frame.thread.id, branch))
+            scope: Scope = (*frame.delivery.scope, branch)
+            deliveries.append(
+                self.delivery(
+                    frame,
+                    id=f"{name}.{index}",
+                    thread=threads[-1].id,
+                    to="item",
+                    scope=scope,
+                    opens_branch=True,
+                    held=0 < opened.window <= index,
+                    answer_within_ms=answer_within_ms,
+                )
+            )
+        return {"joins": (opened,), "threads": tuple(threads), "deliveries": tuple(deliveries)}
+
+    def open_join(self, total: int, **options: Any) -> str:
+        """Start the conversation with a fan-out of its first delivery; the join's id."""
+        frame = self.start()
+        changes = self.fan_out(frame, total, **options)
+        self.commit(frame, **changes)
+        join: Join = changes["joins"][0]
+        return join.id
+
+    # --- looking ------------------------------------------------------------------------
+
+    @property
+    def row(self) -> Any:
+        row = self.backend.conversation(self.id)
+        assert row is not None
+        return row
+
+    def counts(self, join: str) -> tuple[int, int, bool]:
+        """Successes, failures, and whether the join has fired."""
+        state = self.backend.join(self.id, join)
+        assert state is not None
+        return state.ok, state.failed, state.fired
+
+    def events(self, event: str) -> list[str]:
+        """The lines of the log of one kind: the delivery's id, or the text."""
+        found = []
+        for line in self.backend.log(self.id):
+            if line.event == event:
+                delivery = line.detail.get("delivery")
+                found.append(delivery.id if delivery else line.detail.get("text"))
+        return found
+
+
+def then(result: BranchResult, delivery: Delivery, thread: Thread) -> BranchResult:
+    """The result with what follows if it counts."""
+    return replace(result, then_delivery=delivery, then_thread=thread)

@@ -1,0 +1,285 @@
+"""Ingress: what comes in, from whom it then is, and which step refuses what."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from routing.envelope import CORE_NAMESPACE, NAMESPACE, build_envelope
+from routing.errors import InvalidEnvelopeError
+from routing.faults import Huh, SystemError, routing_fault
+from routing.ingress import ENVELOPE_BYTES, STEPS, Gate, from_outside, from_registry
+from routing.payload import XML, PayloadType, payload, payload_type
+
+
+@payload
+@dataclass
+class Add:
+    a: int
+    b: int = 0
+
+
+@payload
+@dataclass
+class Say:
+    text: str
+
+
+@payload
+@dataclass
+class Sum:
+    value: int
+
+
+@payload
+@dataclass
+class Form:
+    type: str
+    payload: str
+
+
+def accepts(*classes: type) -> Mapping[str, PayloadType]:
+    return {payload_type(cls).name: payload_type(cls) for cls in classes}
+
+
+GATE = Gate("desk.add", accepts(Add))
+BOTH = Gate("desk.both", accepts(Add, Say))
+ADD = "<Add><a>2</a><b>3</b></Add>"
+
+
+def envelope(element: object, to: str | None = "desk.add") -> bytes:
+    if not isinstance(element, etree._Element):
+        element = payload_type(type(element)).to_element(element)
+    return build_envelope("clerk", to, "thread-1", element)
+
+
+def refused(step: str, raw: Any, gate: Gate = GATE) -> str:
+    """Return the one fault with which `step` refuses what came from outside."""
+    with pytest.raises(InvalidEnvelopeError) as caught:
+        from_outside(raw, gate, thread="t")
+    assert caught.value.step == step
+    assert caught.value.faults
+    return str(caught.value)
+
+
+def test_the_steps_are_those_of_the_design() -> None:
+    """Their names are what errors and operators speak of."""
+    assert [name for name, _ in STEPS] == [
+        "parse", "c14n", "envelope XSD", "payload extraction", "thread assignment",
+        "payload XSD", "typed object", "routing",
+    ]  # fmt: skip
+
+
+def test_an_envelope_of_our_own_is_believed() -> None:
+    """Sender, thread and receiver are those of its meta."""
+    data = envelope(Add(2, 3))
+    state = from_registry(data, GATE)
+    assert state.message == Add(2, 3)
+    assert state.payload_type is payload_type(Add)
+    assert (state.envelope.from_id, state.envelope.to, state.envelope.thread) == (
+        "clerk", "desk.add", "thread-1",
+    )  # fmt: skip
+    assert state.canonical == data
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ADD,
+        ADD.encode(),
+        f"<?xml version='1.0'?>\n<!-- c -->{ADD}\n",
+        envelope(Add(2, 3)),
+        envelope(Add(2, 3), to=None).decode(),
+        {"a": 2, "b": 3},
+        {"type": "Add", "payload": {"a": 2, "b": 3}},
+        {"type": "Add", "payload": {"a": 2, "b": 3}, "thread": "theirs"},
+        {"type": "Add", "payload": ADD, "thread": "theirs"},
+    ],
+)
+def test_from_outside_nothing_but_the_payload_is_believed(raw: Any) -> None:
+    """Whatever it claims, it is from whom the caller says, on the thread the caller says."""
+    state = from_outside(raw, GATE, thread="ours", from_id="alice")
+    assert state.message == Add(2, 3)
+    assert (state.envelope.from_id, state.envelope.to, state.envelope.thread) == (
+        "alice", "desk.add", "ours",
+    )  # fmt: skip
+    assert state.envelope.extra_meta == ()
+    again = build_envelope("alice", "desk.add", "ours", state.envelope.payload)
+    assert from_registry(again, GATE).message == Add(2, 3)
+
+
+def test_without_a_name_it_is_external() -> None:
+    """The default sender."""
+    assert from_outside(ADD, GATE, thread="t").envelope.from_id == "external"
+
+
+@pytest.mark.parametrize(
+    ("step", "raw", "fault"),
+    [
+        ("parse", "<Add>", "Premature end"),
+        ("parse", 5, "expected XML text or a mapping, got int 5"),
+        ("parse", [ADD], "got list"),
+        ("parse", None, "got None"),
+        ("parse", {}, "a: missing"),
+        ("parse", {"a": "1", "c": 1}, "there is no field str 'c'; a: expected int, got str '1'"),
+        ("parse", {"type": "Sum", "payload": {}}, "'Sum' is not accepted here; accepted: Add"),
+        ("parse", {"type": "Add", "payload": {"x": 1}}, "there is no field str 'x'"),
+        ("parse", {"type": "Add", "payload": "<Add>"}, "Premature end"),
+        ("parse", {"type": "Add", "payload": None}, "there is no field str 'type'"),
+        ("c14n", "<Add xmlns:x='relative'><a>1</a></Add>", "no canonical form"),
+        ("envelope XSD", f"<message xmlns='{NAMESPACE}'>{ADD}</message>", "meta"),
+        ("payload XSD", "<Add><a>x</a></Add>", "'x' is not a valid value"),
+        ("payload XSD", "<Sum><value>1</value></Sum>", "'Sum' is not accepted here; accepted: Add"),
+        ("payload XSD", "<Add xmlns='urn:x'><a>1</a></Add>", "'{urn:x}Add' is not accepted here"),
+        ("payload XSD", {"type": "Add", "payload": "<Sum/>"}, "'Sum' is not accepted here"),
+        ("typed object", "<Add><a>" + "9" * 5000 + "</a></Add>", "a: "),
+        ("routing", envelope(Add(1), to="somebody.else"), "not addressed to this listener"),
+    ],
+)  # fmt: skip
+def test_the_first_step_that_finds_something_refuses(step: str, raw: Any, fault: str) -> None:
+    """Its name and its reasons are all the caller needs for a `huh`."""
+    assert fault in refused(step, raw)
+
+
+def test_size_counts_as_it_arrives_and_in_canonical_form() -> None:
+    """What passes the door always fits the envelope in which it goes on."""
+    gate = Gate("desk.say", accepts(Say), max_payload_bytes=1000)
+    assert "at most 1000" in refused("parse", f"<Say><text>{'x' * 1000}</text></Say>", gate)
+    assert "at most 1000" in refused("c14n", f"<Say><text>{'>' * 500}</text></Say>", gate)
+    assert "at most 1000" in refused("c14n", {"text": "x" * 1000}, gate)
+    fits = f"<Say><text>{'x' * 974}</text></Say>"
+    state = from_outside(fits, gate, thread="t")
+    from_registry(build_envelope("a" * 9000, "desk.say", "t", state.envelope.payload), gate)
+    with pytest.raises(InvalidEnvelopeError, match="an envelope may have"):
+        from_registry(b"x" * (1001 + ENVELOPE_BYTES), gate)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"a": 1}, Add(1)),
+        ({"text": "x"}, Say("x")),
+        ({"type": "Say", "payload": {"text": "x"}}, Say("x")),
+        ("<Say><text>x</text></Say>", Say("x")),
+    ],
+)
+def test_json_goes_to_the_class_it_fits(raw: Any, message: object) -> None:
+    """With several declared classes the fields decide, or the type that is named."""
+    assert from_outside(raw, BOTH, thread="t").message == message
+
+
+def test_json_that_fits_none_or_several_must_name_its_type() -> None:
+    """Nothing is guessed."""
+    assert "accepted: Add, Say" in refused("parse", {"z": 1}, BOTH)
+    twins = Gate("x", {"Say": payload_type(Say), "Echo": payload_type(Say)})
+    assert "the fields fit Say and Say; send" in refused("parse", {"text": "x"}, twins)
+    assert "accepted: nothing" in refused("parse", {}, Gate("x", {}))
+
+
+def test_fields_called_type_and_payload_are_still_fields() -> None:
+    """A class may have exactly the fields that a result has."""
+    gate = Gate("form", accepts(Form))
+    assert from_outside({"type": "a", "payload": "b"}, gate, thread="t").message == Form("a", "b")
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_repair_is_refused_unless_allowed(repair: bool) -> None:
+    """With it, the state says what the parser said; well-formed text says nothing."""
+    gate = Gate("desk.add", accepts(Add), repair=repair)
+    damaged = "Here you are: <Add><a>1</a><b>2</b>"
+    if not repair:
+        assert "Start tag expected" in refused("parse", damaged, gate)
+    else:
+        state = from_outside(damaged, gate, thread="t")
+        assert state.message == Add(1, 2)
+        assert state.repairs[0] == "text before the XML was ignored"
+        assert "Premature end" in state.repairs[1]
+    assert from_outside(ADD, gate, thread="t").repairs == ()
+
+
+def test_replies_of_undeclared_classes() -> None:
+    """`resolve` supplies the class; without one the message is its XML, and nothing is lost."""
+    known = accepts(Sum)
+    asked: list[str] = []
+
+    def resolve(name: str) -> PayloadType | None:
+        asked.append(name)
+        return known.get(name)
+
+    gate = Gate("desk.add", accepts(Add), resolve=resolve)
+    assert from_registry(envelope(Sum(5)), gate).message == Sum(5)
+    stranger = etree.fromstring("<q xmlns='urn:q'><r>1</r></q>")
+    state = from_registry(envelope(stranger), gate)
+    assert (state.message, state.payload_type) == (XML(stranger), None)
+    namesake = etree.fromstring("<Sum xmlns='urn:q'>of another namespace</Sum>")
+    assert from_registry(envelope(namesake), gate).message == XML(namesake)
+    assert asked == ["Sum", "q", "Sum"]
+
+
+def test_error_payloads_are_known_to_everybody() -> None:
+    """A `huh` or SystemError reaches a listener that declared neither, but not from outside."""
+    for fault in (Huh("why", b"<Add>"), routing_fault()):
+        state = from_registry(envelope(fault), GATE)
+        assert state.message == fault
+        text = payload_type(type(fault)).example_xml()
+        assert "not accepted here" in refused("payload XSD", text)
+
+
+@pytest.mark.parametrize(
+    ("step", "data"),
+    [
+        ("parse", ADD),
+        ("parse", b"<message"),
+        ("parse", b"<!DOCTYPE a><a/>"),
+        ("envelope XSD", ADD.encode()),
+        ("payload XSD", envelope(etree.fromstring("<Add><a>x</a></Add>"))),
+        ("payload XSD", envelope(etree.fromstring(f"<huh xmlns='{CORE_NAMESPACE}'/>"))),
+        ("routing", envelope(Add(1), to="other")),
+        ("routing", envelope(Add(1), to=None)),
+    ],
+)
+def test_the_registry_is_checked_as_well(step: str, data: Any) -> None:
+    """Believing who sent it is not believing what it says."""
+    with pytest.raises(InvalidEnvelopeError) as caught:
+        from_registry(data, GATE)
+    assert caught.value.step == step
+
+
+def _both_ways(number: int) -> bool:
+    """A valid message comes through and an invalid one gets its own fault and no other."""
+    assert from_registry(envelope(Add(number)), GATE).message == Add(number)
+    wrong = f"<Add><a>wrong{number}</a></Add>"
+    return f"'wrong{number}' is not a valid value" in refused("payload XSD", wrong)
+
+
+def test_threads_share_schemas_and_no_messages() -> None:
+    """Eight threads validate at once with the one compiled schema of the class."""
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(_both_ways, range(400)))
+
+
+def test_schemas_and_parsers_survive_a_fork() -> None:
+    """Celery's prefork workers inherit both, already used."""
+    assert _both_ways(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert all(pool.map(_both_ways, range(20)))
+
+
+def test_fault_payload_has_the_wire_form_of_the_design() -> None:
+    """DESIGN §4, letter by letter."""
+    data = envelope(SystemError("limit", "m", retry_allowed=False))
+    assert data.decode().partition("</meta>")[2] == (
+        '<SystemError xmlns=""><code>limit</code><message>m</message>'
+        "<retry-allowed>false</retry-allowed></SystemError></message>"
+    )
+    data = envelope(Huh("e", b"attempt"))
+    assert data.decode().partition("</meta>")[2] == (
+        f'<huh xmlns="{CORE_NAMESPACE}"><error>e</error>'
+        "<original-attempt>YXR0ZW1wdA==</original-attempt></huh></message>"
+    )

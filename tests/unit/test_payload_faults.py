@@ -1,0 +1,62 @@
+"""The error payloads: what they quote is cut and clean, and what they tell is nobody's secret."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from routing import faults
+from routing.faults import MAX_ATTEMPT_BYTES, MAX_ERROR_CHARS, Huh
+from routing.payload import payload_type
+
+CYCLE: list[object] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "kept"),
+    [
+        (b"\x00\xff", b"\x00\xff"),
+        ("é", "é".encode()),
+        ("\ud800", b"\\ud800"),
+        ({"a": 1}, b'{"a": 1}'),
+        ({"a": {1, 2}}, b'{"a": "{1, 2}"}'),
+        ({(1, 2): 3}, b"a dict that JSON cannot carry"),
+        (CYCLE, b"a list that JSON cannot carry"),
+        (None, b"null"),
+        ("x" * 100_000, b"x" * MAX_ATTEMPT_BYTES),
+        ("é" * 100_000, "é".encode() * (MAX_ATTEMPT_BYTES // 2)),
+    ],
+)
+def test_a_huh_gives_back_how_the_attempt_began(attempt: object, kept: bytes) -> None:
+    """Anything can have been sent; it comes back as bytes, cut to 4 KiB."""
+    huh = Huh.of("why", attempt)
+    assert huh == Huh("why", kept)
+    kind = payload_type(Huh)
+    assert kind.from_element(kind.to_element(huh)) == huh
+
+
+def test_error_texts_are_always_xml() -> None:
+    """They quote parsers and senders, who may say anything at any length."""
+    kind = payload_type(Huh)
+    assert Huh.of("a\0b\ud800", b"").error == "a\ufffdb\ufffd"
+    assert len(Huh.of("x" * 100_000, b"").error) == MAX_ERROR_CHARS
+    kind.to_element(Huh.of("\x01" * 100_000, b""))
+
+
+def test_every_fault_is_valid_and_names_nobody() -> None:
+    """Each constructor makes a payload of its own code; unknown and forbidden are one text."""
+    made = {
+        name: make()
+        for name, make in inspect.getmembers(faults, inspect.isfunction)
+        if name.endswith("_fault")
+    }
+    kind = payload_type(faults.SystemError)
+    for name, fault in made.items():
+        assert kind.from_element(kind.to_element(fault)) == fault
+        assert name == "silent_fault" or name.removesuffix("_fault") == fault.code
+    assert {f.code for f in made.values()} == set(faults.Code.__args__)  # type: ignore[attr-defined]
+    assert made["routing_fault"] == faults.routing_fault()
+    assert faults.handler_fault(retry_allowed=True).retry_allowed
+    assert faults.validation_fault("a\0").message == "a\ufffd"
