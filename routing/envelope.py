@@ -15,6 +15,7 @@ from pathlib import Path
 from lxml import etree
 
 from routing.errors import InvalidEnvelopeError
+from routing.grafting import append_exactly, declaring_default, without_stand_ins
 from routing.markup import canonical, new_element, parse_canonical, parse_xml, schema_faults
 
 __all__ = [
@@ -74,10 +75,10 @@ def build_envelope(
         etree.SubElement(meta, _THREAD).text = thread
     except ValueError as exc:
         raise InvalidEnvelopeError("build", [str(exc)]) from exc
-    for element in (*extra_meta, payload):
-        parent = message if element is payload else meta
-        parent.append(_standing_alone(element))
-    return canonical(message)
+    for element in extra_meta:
+        append_exactly(meta, _standing_alone(element))
+    append_exactly(message, _standing_alone(payload))
+    return canonical(without_stand_ins(message))
 
 
 def parse_envelope(data: bytes) -> Envelope:
@@ -123,14 +124,8 @@ def _standing_alone(element: etree._Element) -> etree._Element:
     serialises the tree as it is and adds no `xmlns=""`.
     """
     alone = copy.deepcopy(element)
-    if None not in alone.nsmap:
-        inner = alone
-        alone = new_element(inner.tag, {**inner.nsmap, None: ""})
-        alone.attrib.update(inner.attrib)
-        alone.text = inner.text
-        alone.extend(list(inner))
     alone.tail = None
-    return alone
+    return alone if None in alone.nsmap else declaring_default(alone)
 
 
 @cache

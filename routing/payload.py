@@ -24,6 +24,7 @@ from lxml import etree
 
 from routing.definition import WireStyle, define
 from routing.errors import InvalidPayloadError, PayloadDefinitionError
+from routing.grafting import without_stand_ins
 from routing.markup import XML, canonical, limited, new_element, schema_faults
 from routing.scalars import show
 from routing.schema import usage_text, xsd_for
@@ -165,7 +166,7 @@ class PayloadType:
         element = new_element(self.tag, self._nsmap)
         self.record.write(element, obj, "", faults)
         self._raise(faults)
-        return element
+        return without_stand_ins(element)
 
     def faults(self, element: etree._Element) -> tuple[str, ...]:
         """Return why `element` breaks the schema; empty if it does not."""

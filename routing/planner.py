@@ -260,11 +260,18 @@ class _Draft:
     def _forward(self, forward: Forward) -> None:
         thread = self.frame.thread
         assert thread.parent is not None
+        target = self.organism.listeners.get(forward.to)
+        if target is None:  # removed since it was asked for
+            self.add(Fault(routing_fault(), f"there is no listener {forward.to!r} to send to"))
+            return
         try:
             content = self._content(forward.payload)
         except InvalidPayloadError as exc:
-            self.notes.append(f"the answer cannot be sent: {exc}")
-            self._reply(handler_fault())
+            self.add(Fault(handler_fault(), f"the answer cannot be sent: {exc}"))
+            return
+        broken = undeclared(content.element, target)
+        if broken:
+            self.add(Fault(Huh.of(broken, canonical(content.element)), broken))
             return
         chain = (*thread.chain[:-1], forward.to)
         caller = thread.chain[-2]

@@ -119,9 +119,7 @@ def _check_decimal(value: object) -> Decimal:
     if not isinstance(exponent, int):  # a letter for infinities and NaN
         raise ValueError(f"a Decimal must be finite, got {value}")
     if value and max(abs(value.adjusted()), abs(exponent)) > MAX_DIGITS:
-        raise ValueError(
-            f"a Decimal may have {MAX_DIGITS} digits, written without exponent"
-        )
+        raise ValueError(f"a Decimal may have {MAX_DIGITS} digits, written without exponent")
     return value if value or abs(exponent) <= MAX_DIGITS else Decimal(0)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from lxml import etree
 
 from routing.errors import InvalidEnvelopeError, InvalidPayloadError
+from routing.grafting import append_exactly
 from routing.markup import XML
 from routing.scalars import Scalar, check_text, expected, show
 
@@ -77,7 +78,7 @@ class Raw:
 
     def write(self, element: etree._Element, value: object, path: str, faults: Faults) -> None:
         if isinstance(value, XML):
-            element.append(value.element)
+            append_exactly(element, value.element)
         else:
             faults.append(f"{path}: {expected('XML', value)}")
 

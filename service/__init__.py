@@ -6,9 +6,9 @@ in front of the project's packages before anything is imported from them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from service.embedded_redis import EmbeddedRedis, EmbeddedRedisError
     from service.redis_binary import RedisServerNotFoundError, find_redis_server
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from service import embedded_redis, redis_binary

@@ -1,10 +1,10 @@
 """The command `threadloom`; what its subcommands do stands in `service.commands`.
 
-    0  done
-    1  the conversation failed, or the worker ended by itself
-    2  what was asked for cannot be: an organism with problems, an unknown listener or id
-    3  no answer in time
-    4  nothing runs there, or its Redis does not answer
+0  done
+1  the conversation failed, or the worker ended by itself
+2  what was asked for cannot be: an organism with problems, an unknown listener or id
+3  no answer in time
+4  nothing runs there, or its Redis does not answer
 """
 
 from __future__ import annotations

@@ -59,9 +59,10 @@ class NotRunningError(TransientError):
         self.name, self.organism_file = name, organism_file
 
     def __str__(self) -> str:
+        named = "" if Path(self.organism_file) == DEFAULT_FILE else f" {self.organism_file}"
         return (
-            f"{self.name} ({self.organism_file}) is not running here; start it with "
-            f"`threadloom up`, or set {REDIS_VARIABLE} to the Redis that it runs on"
+            f"{self.name} is not running here; start it with `threadloom up{named}`, or set "
+            f"{REDIS_VARIABLE} to the Redis that it runs on"
         )
 
 
@@ -110,9 +111,14 @@ def embedded_redis(config: OrganismConfig) -> EmbeddedRedis:
     """The organism's own Redis, not started."""
     file = Path(config.source).resolve()
     place = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
-    # A name may hold anything printable; the folder must not depend on what.
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in config.organism.name)
-    return EmbeddedRedis(user_state_path("threadloom") / f"{name.lstrip('.')[:40]}-{place}")
+    name = plain_name(config.organism.name)
+    return EmbeddedRedis(user_state_path("threadloom") / f"{name}-{place}")
+
+
+def plain_name(name: str) -> str:
+    """An organism's name, which may hold anything printable, for a folder or a host name."""
+    plain = "".join(c if c.isascii() and c.isalnum() or c in "_-" else "_" for c in name)
+    return plain[:40]
 
 
 def running_redis_url(config: OrganismConfig, environ: Mapping[str, str]) -> str | None:

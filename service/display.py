@@ -25,6 +25,8 @@ from routing.records import ConversationStatus
 PIPE_WIDTH = 120
 #: fields, levels and characters of a payload that one line shows at most
 _FIELDS, _LEVELS, _CHARS = 12, 3, 240
+#: a list of more than so many things is counted, not shown
+_ALIKE = 3
 
 STATUS_STYLES: Mapping[str, str] = {
     ConversationStatus.RUNNING: "cyan",
@@ -46,9 +48,7 @@ def console(*, stderr: bool = False) -> Console:
     """A console that takes every text as it is."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(
-        stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False
-    )
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: object) -> None:
@@ -71,10 +71,15 @@ def _is_harmless(character: str) -> bool:
 
 def one_line(text: str, limit: int = _CHARS) -> str:
     """`text` as one line of at most `limit` characters, blanks run together."""
-    # A huge text is cut first: only its beginning is looked at.
-    cut = text[: 4 * limit]
-    line = " ".join(plain(cut).split())
-    return line if len(line) <= limit and cut == text else f"{line[: limit - 1].rstrip()}…"
+    return plain(_shortened(text, limit))
+
+
+def _shortened(text: str, limit: int) -> str:
+    beginning = text[: 4 * limit]  # a huge text is not looked at as a whole
+    line = " ".join(beginning.split())
+    if len(line) <= limit and beginning == text:
+        return line
+    return f"{line[: limit - 1].rstrip()}…"
 
 
 def duration(ms: float) -> str:
@@ -106,7 +111,7 @@ def ending_text(status: str, value: Mapping[str, Any] | None) -> Text:
         return Text("no value" if status == ConversationStatus.COMPLETED else "", "dim")
     if "code" in value:
         return Text.assemble(
-            (one_line(str(value["code"])), "bold red"), " ", one_line(str(value["message"]))
+            (f"{one_line(str(value['code']))}: ", "red"), one_line(str(value["message"]))
         )
     payload = value.get("payload")
     return payload_text(str(value.get("type", "")), _json_fields(payload))
@@ -114,7 +119,7 @@ def ending_text(status: str, value: Mapping[str, Any] | None) -> Text:
 
 def element_text(payload: etree._Element) -> Text:
     """A payload element in one line: `Add a=2 b=3`."""
-    return payload_text(local_name(payload), _element_fields(payload, _LEVELS))
+    return payload_text(local_name(payload), _element_fields(payload))
 
 
 def payload_text(name: str, fields: str) -> Text:
@@ -132,22 +137,30 @@ def _json_value(value: object) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, list):
+        if len(value) > _ALIKE:
+            return f"[{len(value)} items]"
         return f"[{_listed(_json_value(item) for item in value)}]"
     if isinstance(value, Mapping):
         return f"({_json_fields(value)})"
     return json.dumps(value)
 
 
-def _element_fields(element: etree._Element, levels: int) -> str:
+def _element_fields(element: etree._Element, levels: int = _LEVELS) -> str:
     if not len(element):
         return _quoted(element.text or "") if levels < _LEVELS or element.text else ""
+    names = {child.tag for child in islice(element, _ALIKE + 1)}
+    if len(element) > _ALIKE and len(names) == 1:
+        return f"[{len(element)} x {local_name(element[0])}]"
     if levels == 0:
         return "…"
-    parts = []
-    for child in islice(element, _FIELDS + 1):
-        inner = _element_fields(child, levels - 1)
-        parts.append(f"{local_name(child)}={f'({inner})' if len(child) else inner}")
-    return _listed(parts)
+    return _listed(_element_field(child, levels - 1) for child in element)
+
+
+def _element_field(element: etree._Element, levels: int) -> str:
+    inner = _element_fields(element, levels)
+    if len(element) and not inner.startswith("["):
+        inner = f"({inner})"
+    return f"{local_name(element)}={inner}"
 
 
 def _listed(parts: Iterable[str]) -> str:
@@ -157,5 +170,6 @@ def _listed(parts: Iterable[str]) -> str:
 
 def _quoted(text: str) -> str:
     """A text as it is if it reads as one word, else in quotes."""
-    line = one_line(text, _CHARS // 2)
-    return line if line and " " not in line and line == text else json.dumps(line, ensure_ascii=False)
+    line = _shortened(text, _CHARS // 2)
+    is_word = line == text and " " not in line and line != ""
+    return line if is_word else json.dumps(line, ensure_ascii=False)

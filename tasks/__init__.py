@@ -6,8 +6,6 @@ organism file named in THREADLOOM_ORGANISM: importing this package reads nothing
 
 from __future__ import annotations
 
-from typing import Any
-
 import tasks.startup as _startup
 
 _startup.check_packages()  # before what follows imports from them
@@ -36,14 +34,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "app":
         globals()["app"] = found = _app()
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _app() -> Any:
+def _app() -> object:
     try:
         return app_from_environment()
     except _ThreadloomError as exc:

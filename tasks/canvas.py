@@ -13,7 +13,6 @@ message under the same id and with exactly these options resumes it once there i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import celery
@@ -87,19 +86,16 @@ def sequence_chain(app: Celery, join: Join, first: Signature[Any], index: int) -
     return celery.chain(first, *rest, _body(app, join))
 
 
-def buffer_header(
-    app: Celery, join: Join, items: Sequence[tuple[int, Signature[Any]]]
-) -> Sequence[Signature[Any]]:
-    """The given items of a buffer as the header of its chord, at their indexes in the group."""
-    body = _body(app, join)
-    chord = celery.chord([signature for _, signature in items], body, app=app)
-    for index, signature in items:
-        # As chord.freeze() would, but with the item's own index: a window publishes a header
-        # in parts, and a recovery any one of it.
-        signature.options.update(group_id=join.id, group_index=index)
-        if join.body:
-            signature.options["chord"] = body
-    return list(chord.tasks)
+def buffer_item(app: Celery, join: Join, index: int, item: Signature[Any]) -> Signature[Any]:
+    """One item of a buffer as what it is to Celery: a member of a group that heads a chord.
+
+    The options are those that `chord.freeze()` gives its header. There is no chord object,
+    which would number its members itself: a window publishes a header in parts, and a recovery
+    any one of it.
+    """
+    return item.set(
+        group_id=join.id, group_index=index, chord=_body(app, join) if join.body else None
+    )
 
 
 def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:

@@ -47,13 +47,11 @@ class Publisher:
         if not publications:
             return 0
         known = {join.id: join for join in joins}
-        sent: list[str] = []
+        sent: list[Publication] = []
         try:
             for publication in publications:
                 self._send(publication, root_id, known)
-                sent.append(publication.id)
-                if publication.canvas is not None:
-                    sent.append("")
+                sent.append(publication)
                 self._runtime.reached(Point.PUBLISHING, publication.id)
         except (OperationalError, RegistryUnavailableError) as exc:
             logger.warning(
@@ -62,7 +60,7 @@ class Publisher:
             )  # fmt: skip
         self._runtime.reached(Point.PUBLISHED, publications[0].conversation)
         try:
-            self._runtime.backend.published(publications[0].conversation, sent)
+            self._runtime.backend.published(publications[0].conversation, _cleared(sent))
         except RegistryUnavailableError as exc:
             logger.warning(
                 "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation, exc
@@ -83,6 +81,8 @@ class Publisher:
         injected = publication.canvas is not None
         if injected:
             options |= canvas.resume_options(publication.canvas or "")
+            # Else Celery would take the delivery that happens to publish this for its parent.
+            options["headers"] = {**options.get("headers", {}), "parent_id": options["parent_id"]}
         signature = canvas.message_signature(
             self._app,
             publication,
@@ -107,7 +107,7 @@ class Publisher:
             return
         if canvas.opens_canvas(publication, join, JoinKind.BUFFER):
             assert join is not None
-            [signature] = canvas.buffer_header(self._app, join, [(index, signature)])
+            signature = canvas.buffer_item(self._app, join, index, signature)
         signature.apply_async(add_to_parent=False, **options)
 
     def _join(self, publication: Publication, known: dict[str, Join]) -> Join | None:
@@ -129,3 +129,12 @@ class Publisher:
         deep = min(depth, _HIGHEST)
         url = str(self._app.conf.broker_url or "")
         return _HIGHEST - deep if url.startswith(("redis", "sentinel")) else deep
+
+
+def _cleared(sent: Iterable[Publication]) -> list[str]:
+    """What is no longer in the outbox: deliveries, and `""` for the injector's canvas."""
+    return [
+        name
+        for publication in sent
+        for name in (publication.id, *([""] if publication.canvas is not None else []))
+    ]

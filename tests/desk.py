@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -86,6 +85,11 @@ def plain_app(deployment: Deployment) -> Celery:
     )
 
 
-def lines(text: str) -> list[Any]:
-    """The JSON values of a text, one per line."""
-    return [json.loads(line) for line in text.splitlines()]
+def close_app(app: Celery) -> None:
+    """Close an app whose results may outlive the server.
+
+    A result that is collected later unsubscribes, and would try to reach the server for that.
+    """
+    app.backend.result_consumer.subscribed_to.clear()
+    app.backend.result_consumer.stop()
+    app.close()

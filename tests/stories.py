@@ -149,13 +149,14 @@ class Story:
         """A delivery caused by this frame, in its scope and on its thread if not told else."""
         given = {"id": "", "thread": frame.thread.id, "to": "helper", "scope": frame.delivery.scope}
         given |= changes
+        given["id"] = given["id"] or self.new_id()
         return Delivery(
             from_id=frame.delivery.to,
             payload_name="Help",
             payload_path="desk.Help",
             envelope=f"<Help>{given['id']}</Help>".encode(),
             parent=frame.delivery.id,
-            **{**given, "id": given["id"] or self.new_id()},
+            **given,
         )
 
     def call(self, frame: Frame, name: str = "helper") -> dict[str, Any]:

@@ -2,91 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from celery.result import AsyncResult
 from lxml import etree
 
+import tasks
 from primitives import BufferStart, SequenceStart
 from routing import XML, BufferItem, payload_type
 from tests.desk import Story
 from tests.harness import WAIT_S, Deployment, eventually
 
+Fields = dict[str, Any]
+
 
 class Works:
-    """One test's view of the works: its conversations and gates."""
+    """One test's view of the works: its conversations and its gates."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.redis = redis.Redis.from_url(deployment.redis_url, decode_responses=True)
+        self.redis: redis.Redis = redis.Redis.from_url(
+            deployment.redis_url, decode_responses=True
+        )
         self.conversations: list[str] = []
 
     # --- giving orders ------------------------------------------------------------------
 
     def begin(self, to: str, message: Any, **options: Any) -> AsyncResult[Any]:
         """Inject a message without waiting."""
-        result = self.deployment.inject(to, message, **options)
+        result: AsyncResult[Any] = self.deployment.inject(to, message, **options)
         self.conversations.append(result.id)
         return result
 
-    def ask(self, to: str, message: Any) -> Any:
-        """Inject a message and wait for the value."""
-        return self.begin(to, message).get(timeout=WAIT_S)
+    def ask(self, to: str, message: Any) -> Fields:
+        """Inject a message and wait for the value: its fields, and its class as `type`."""
+        return fields_of(self.begin(to, message).get(timeout=WAIT_S))
 
-    def sequence(self, steps: list[str], part: str = "part", **options: Any) -> Any:
-        """Run a sequence from outside; the answer's type and fields."""
+    def sequence(self, steps: list[str], part: str = "part", **options: Any) -> Fields:
+        """Run a sequence from outside."""
         start = SequenceStart(steps, xml("Part", name=part), **options)
-        return payload_of(self.ask("system.sequence", start))
+        return self.ask("system.sequence", start)
 
-    def buffer(self, target: str, items: list[XML], **options: Any) -> dict[str, Any]:
-        """Run a buffer from outside; the answer's fields, and with `type` its class."""
-        return payload_of(self.ask("system.buffer", BufferStart(target, items, **options)))
+    def buffer(self, target: str, items: list[XML], **options: Any) -> Fields:
+        """Run a buffer from outside."""
+        return self.ask("system.buffer", BufferStart(target, items, **options))
 
-    def items(self, answer: dict[str, Any], conversation: str = "") -> list[BufferItem]:
+    def led(self, leader: str, to: str, start: object) -> tuple[str, str]:
+        """Let an agent start something: the class and the XML of what came back to it."""
+        value = self.ask(leader, {"to": to, "what": as_xml(start).text})
+        return value["kind"], value["what"]
+
+    def items(self, answer: Fields) -> list[BufferItem]:
         """The items of a BufferComplete of this test's last conversation."""
-        import tasks
-
-        conversation = conversation or self.conversations[-1]
-        return list(tasks.read_results(self.deployment.app, conversation, answer))
+        return list(tasks.read_results(self.deployment.app, self.conversations[-1], answer))
 
     # --- gates --------------------------------------------------------------------------
 
-    def open_gate(self, name: str) -> None:
-        """Let one handler pass that waits at this gate, or will."""
-        self.redis.rpush(f"gate:{name}", "pass")
+    def open_gate(self, *names: str) -> None:
+        """Let one handler pass that waits at each of these gates, or will."""
+        for name in names:
+            self.redis.rpush(f"gate:{name}", "pass")
 
-    def seen(self, event: str, **wanted: Any) -> dict[str, Any]:
+    def seen(self, event: str, **wanted: Any) -> Fields:
         """The first record of its kind in this test's conversations, once it is there."""
         return eventually(
             lambda: next(iter(self.records(event, **wanted)), None), what=f"{event} {wanted}"
         )
 
-    def records(self, event: str, **wanted: Any) -> list[dict[str, Any]]:
+    def records(self, event: str, **wanted: Any) -> list[Fields]:
         """What handlers recorded in this test's conversations."""
-        threads = {
-            t for c in self.conversations for t in self.deployment.backend.threads(c)
-        }
+        backend = self.deployment.backend
+        threads = {thread for c in self.conversations for thread in backend.threads(c)}
         found = self.deployment.records(event=event, **wanted)
         return [r for r in found if r["thread"] in threads]
 
+    def noted(self, text: str) -> None:
+        """Return once the operators of the last conversation were told this."""
+        backend, conversation = self.deployment.backend, self.conversations[-1]
+        eventually(
+            lambda: any(
+                text in str(e.detail) for e in backend.log(conversation) if e.event == "note"
+            ),
+            what=f"the note {text!r}",
+        )
+
+    # --- the lobby ----------------------------------------------------------------------
+
+    @contextmanager
+    def lobby_open(self) -> Iterator[None]:
+        """Let the worker consume the queue `lobby`."""
+        control = self.deployment.app.control
+        assert control.add_consumer("lobby", reply=True, limit=1)
+        try:
+            yield
+        finally:
+            assert control.cancel_consumer("lobby", reply=True, limit=1)
+
     # --- afterwards ---------------------------------------------------------------------
 
-    def story(self, conversation: str = "") -> Story:
-        """What happened in a conversation, once nothing of it is in flight."""
-        return Story(self.deployment, conversation or self.conversations[-1])
+    def story(self) -> Story:
+        """What happened in the last conversation, once nothing of it is in flight."""
+        return Story(self.deployment, self.conversations[-1])
 
     def nothing_left(self) -> None:
         """Every conversation of the test ends: nothing in flight, nothing that is due."""
         for conversation in self.conversations:
             self.deployment.ended(conversation)
+        eventually(lambda: not self._due(), what="nothing due")
         assert not self.redis.keys("gate:*"), "a gate was opened that nobody passed"
-        eventually(lambda: not self.due(), what=f"nothing due, but {self.due()}")
         self.redis.close()
 
-    def due(self) -> list[str]:
+    def _due(self) -> list[str]:
         """What the registry still has to watch of the test's conversations."""
-        members = [m for key in self.redis.keys("tl:works:*:due") for m in self.redis.zrange(key, 0, -1)]
+        keys = self.redis.keys("tl:works:*:due")
+        members = [member for key in keys for member in self.redis.zrange(key, 0, -1)]
         return [m for m in members if any(c in m for c in self.conversations)]
 
 
@@ -98,17 +130,17 @@ def xml(tag: str, **fields: Any) -> XML:
     return XML(element)
 
 
-def element_of(message: Any) -> XML:
+def as_xml(message: object) -> XML:
     """A payload object as an element."""
     return XML(payload_type(type(message)).to_element(message))
 
 
-def jobs(*jobs: tuple[str, str]) -> list[XML]:
-    """Items for the worker: how and what."""
-    return [xml("Job", how=how, what=what) for how, what in jobs]
+def jobs(*described: tuple[str, str]) -> list[XML]:
+    """Items for the worker: how, and what."""
+    return [xml("Job", how=how, what=what) for how, what in described]
 
 
-def payload_of(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> Fields:
     """The fields of a value, and its class as `type`."""
     return {"type": value["type"], **value["payload"]}
 
@@ -117,3 +149,8 @@ def text_of(source: XML | str | None) -> str:
     """All text of an element."""
     assert source is not None
     return "".join(XML(source).element.itertext())
+
+
+def texts(items: Sequence[BufferItem]) -> list[str]:
+    """The text of each reply; of a failure its error behind a `!`."""
+    return [text_of(i.payload) if i.success else f"!{i.error}" for i in items]

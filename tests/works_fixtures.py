@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.desk import settled
-from tests.harness import Deployment, deployed
+from tests.harness import ORGANISMS, Deployment
 from tests.works import Works
 
 #: more than any test lets run at once, so that what holds items back is never the worker
@@ -18,17 +18,26 @@ CONCURRENCY = 12
 
 
 @pytest.fixture(scope="session")
-def _works(
+def works_deployment(
     deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    directory = tmp_path_factory.mktemp("works")
-    yield from deployed("works", deployment_url(), directory, concurrency=CONCURRENCY)
+    """The works; nobody consumes the queue `lobby` until a test says so."""
+    deployment = Deployment(
+        ORGANISMS / "works" / "organism.yaml",
+        redis_url=deployment_url(),
+        directory=tmp_path_factory.mktemp("works"),
+    )
+    try:
+        deployment.start_worker(concurrency=CONCURRENCY, options=("-Q", "celery"))
+        yield deployment
+    finally:
+        deployment.close()
 
 
 @pytest.fixture
-def works(_works: Deployment) -> Iterator[Works]:
-    """The works; at the end nothing of what the test began may be left."""
-    works = Works(_works)
+def works(works_deployment: Deployment) -> Iterator[Works]:
+    """The works, for one test; at the end nothing of what it began may be left."""
+    works = Works(works_deployment)
     yield works
     works.nothing_left()
-    settled(_works)
+    settled(works_deployment)

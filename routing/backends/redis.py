@@ -20,10 +20,10 @@ import redis
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
-    ConnectionError,  # noqa: A004  # redis's own, which is what this module maps
+    ConnectionError,  # redis's own, which is what this module maps
     OutOfMemoryError,
     ReadOnlyError,
-    TimeoutError,  # noqa: A004
+    TimeoutError,
     TryAgainError,
 )
 
@@ -113,18 +113,26 @@ class RedisBackend:
 
     @_at_the_edge
     def open(self, opening: Opening) -> Publication | None:
-        reply = self._open(opening, owner="", lease_ms=0, redelivered=False)
+        reply = self._open(opening, begin=False)
         return next(iter(_publications(opening.conversation, reply[1])), None)
 
     @_at_the_edge
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
     ) -> Beginning:
-        reply = self._open(opening, owner=owner, lease_ms=lease_ms, redelivered=redelivered)
+        reply = self._open(
+            opening, begin=True, owner=owner, lease_ms=lease_ms, redelivered=redelivered
+        )
         return _beginning(opening.conversation, reply)
 
     def _open(
-        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+        self,
+        opening: Opening,
+        *,
+        begin: bool,
+        owner: str = "",
+        lease_ms: int = 0,
+        redelivered: bool = False,
     ) -> list[Any]:
         header = codec.dump(
             {
@@ -133,6 +141,7 @@ class RedisBackend:
                 "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl": self._ttl_ms,
+                "begin": begin,
                 "owner": owner,
                 "lease": lease_ms,
                 "redelivered": redelivered,

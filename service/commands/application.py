@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from config import ConfigurationError, ThreadloomError, TransientError
+from config import (
+    ConfigurationError,
+    RegistryUnavailableError,
+    ThreadloomError,
+    TransientError,
+)
 from config.startup import ShadowedPackageError
 from service.commands.check import check
 from service.commands.options import INVALID, UNAVAILABLE
@@ -66,15 +71,20 @@ def _threadloom(
     pass
 
 
-def run() -> int:
-    """Run the command line; returns the exit status of an error that was told."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; the arguments are the process's own.
+
+    Every error of the project's tree is told in one message; others keep their traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)
     try:
-        app(prog_name="threadloom")
+        app(arguments, prog_name="threadloom")
+    except SystemExit as exc:
+        return int(exc.code or 0)
     except (ThreadloomError, ShadowedPackageError) as exc:
         _tell(exc)
         return UNAVAILABLE if isinstance(exc, TransientError) else INVALID
@@ -86,11 +96,10 @@ def _tell(error: Exception) -> None:
     if isinstance(error, ConfigurationError):
         count = counted(len(error.problems), "problem")
         out.print(Text.assemble((plain(error.source), "bold"), ": ", (count, "bold red")))
-        table = Table.grid(padding=(0, 2))
-        for problem in error.problems:
-            table.add_row(
-                Text("✗", "red"), Text(plain(problem.path), "cyan"), Text(plain(problem.message))
-            )
-        out.print(table)
+        for path, message in error.problems:
+            place = f"{plain(path)}: " if path else ""
+            line = Text.assemble(("  ✗ ", "red"), (place, "cyan"), plain(message))
+            out.print(line, soft_wrap=True)
         return
-    out.print(Text.assemble(("Error: ", "bold red"), plain(str(error))))
+    where = "Redis does not answer: " if isinstance(error, RegistryUnavailableError) else ""
+    out.print(Text.assemble(("Error: ", "bold red"), where, plain(str(error))), soft_wrap=True)

@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
+import redis
 import typer
 from celery import Celery
 from celery.exceptions import TimeoutError as ResultTimeoutError
-from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
-from rich.syntax import Syntax
+from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
+from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 import tasks
-from config import PermanentError
-from routing import Listener
+from config import PermanentError, RegistryUnavailableError
+from routing import InvalidEnvelopeError, Listener, UnknownConversationError
 from routing.records import Conversation, ConversationStatus
-from service.commands.options import FAILED, INVALID, NOT_IN_TIME, AsJson, OrganismOption
+from service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
 from service.deployment import DEFAULT_FILE, running_app
-from service.display import (
-    console,
-    counted,
-    duration,
-    ending_text,
-    plain,
-    print_json,
-    status_text,
-)
+from service.display import console, counted, duration, ending_text, plain, print_json
 
 #: seconds between two looks at the registry while the result has not arrived
 _LOOK_S = 0.2
+#: seconds within which a worker that runs answers
+_PING_S = 1.0
 _INTERRUPTED = 130
+_FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
 
 
 class SendError(PermanentError):
@@ -78,15 +75,13 @@ def send(
         raise typer.BadParameter("must not be blank", param_hint="--id")
     text = _read(payload)
     with closing(running_app(organism, os.environ)) as app:
-        target = _listener(app, listener)
-        result = tasks.inject(app, listener, _parsed(text, target), conversation_id=conversation)
+        started = _injected(app, _listener(app, listener), text, conversation)
         if wait:
-            found = _wait(app, str(result.id), listener, timeout)
-            raise typer.Exit(_show(found, str(result.id), as_json=as_json))
+            raise typer.Exit(_show(app, _ended(app, started, timeout), as_json=as_json))
     if as_json:
-        print_json({"conversation": str(result.id)})
+        print_json({"conversation": started})
     else:
-        print(plain(str(result.id)))
+        print(plain(started))
 
 
 def _read(payload: str) -> str:
@@ -122,42 +117,138 @@ def _parsed(text: str, listener: Listener) -> Any:
     except (ValueError, RecursionError) as exc:
         if listener.repair:
             return text  # whatever a language model wrote around its XML
-        example = next((kind.example for kind in listener.accepts.values()), "")
-        reason = f"the payload is neither JSON ({exc}) nor XML"
-        raise SendError(f"{reason}; {listener.name} takes for example {example}") from exc
+        raise SendError(_refusal(f"it is neither JSON ({exc}) nor XML", listener)) from exc
     if isinstance(value, dict):
         return value
-    raise SendError(f"the payload must be a JSON object with the fields of a class, not {text}")
+    raise SendError(_refusal("JSON has to be an object with the fields of a class", listener))
+
+
+def _injected(app: Celery, target: Listener, text: str, conversation: str | None) -> str:
+    """Start the conversation; returns its id."""
+    try:
+        payload = _parsed(text, target)
+        return str(tasks.inject(app, target.name, payload, conversation_id=conversation).id)
+    except InvalidEnvelopeError as exc:
+        raise SendError(_refusal("; ".join(exc.faults), target)) from exc
+
+
+def _refusal(reason: str, listener: Listener) -> str:
+    usage = "\n\n".join(kind.usage for kind in listener.accepts.values())
+    return f"{listener.name} does not take this payload: {reason}\n\n{usage}"
 
 
 # --- waiting ---------------------------------------------------------------------------------
 
 
-def _wait(app: Celery, conversation: str, entry: str, timeout_s: float | None) -> Conversation:
+def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversation:
     """The conversation once it has ended, or as it is when the time is over.
 
     The registry says how it stands; the arrival of Celery's result says when to look.
     """
-    backend = tasks.runtime_of(app).backend
+    deadline_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
     result = app.AsyncResult(conversation)
-    started_s = time.monotonic()
-    told_waiting = False
     err = console(stderr=True)
+    waits = arrived = False
     try:
         with err.status("") as progress:
             while True:
-                found = backend.conversation(conversation)
-                if found is None:
-                    raise SendError(f"conversation {conversation} is not in the registry any more")
-                waited_s = time.monotonic() - started_s
-                if _has_ended(found) or (timeout_s is not None and waited_s >= timeout_s):
+                found = _look(app, conversation)
+                left_s = deadline_s - time.monotonic()
+                if found.status in _FINAL or left_s <= 0:
                     return found
-                if found.status is ConversationStatus.WAITING and not told_waiting:
-                    told_waiting = True
-                    _say(err, f"it waits for input; see `threadloom thread {conversation}`")
-                _update(progress, found, waited_s)
-                left_s = _LOOK_S if timeout_s is None else min(_LOOK_S, timeout_s - waited_s)
-                _await_result(result, left_s)
+                if found.status is ConversationStatus.WAITING and not waits:
+                    err.print(f"it waits for input; see `threadloom thread {plain(conversation)}`")
+                waits = found.status is ConversationStatus.WAITING
+                progress.update(_progress(found))
+                if arrived:
+                    # An old one, of a conversation of this id that the registry has forgotten.
+                    time.sleep(min(_LOOK_S, left_s))
+                else:
+                    arrived = _arrives(result, min(_LOOK_S, left_s))
     except KeyboardInterrupt:
-        _say(err, f"it goes on without you; see `threadloom thread {conversation}`")
+        err.print(f"it goes on; see `threadloom thread {plain(conversation)}`")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _look(app: Celery, conversation: str) -> Conversation:
+    found = tasks.runtime_of(app).backend.conversation(conversation)
+    if found is None:
+        raise UnknownConversationError(conversation)
+    return found
+
+
+def _arrives(result: AsyncResult[Any], timeout_s: float) -> bool:
+    """Whether the result is there, at the latest after `timeout_s`."""
+    try:
+        result.get(timeout=timeout_s, propagate=False)
+    except ResultTimeoutError:
+        return False
+    except (redis.RedisError, OperationalError) as exc:
+        raise RegistryUnavailableError(str(exc)) from exc
+    return True
+
+
+def _progress(found: Conversation) -> Text:
+    elapsed_ms = time.time() * 1000 - found.created_ms
+    return Text(
+        f"{plain(found.entry)}: {counted(found.deliveries, 'delivery')}, "
+        f"{found.in_flight} in flight, {duration(elapsed_ms)}"
+    )
+
+
+def _show(app: Celery, found: Conversation, *, as_json: bool) -> int:
+    """Print how a conversation stands; returns the exit status."""
+    completed = found.status is ConversationStatus.COMPLETED
+    ended = found.status in _FINAL
+    if as_json:
+        value, error = (found.value, None) if completed else (None, found.value)
+        print_json(
+            {"conversation": found.id, "status": found.status, "value": value, "error": error}
+        )
+    elif completed:
+        _print_value(found.value)
+    if ended and not completed and not as_json:
+        text = ending_text(found.status, found.value)
+        look = Text(f"\nsee `threadloom thread {plain(found.id)}`", "dim")
+        console(stderr=True).print(Text.assemble(("Failed: ", "bold red"), text, look))
+    if not ended:
+        _tell_not_in_time(app, found)
+        return NOT_IN_TIME
+    return 0 if completed else FAILED
+
+
+def _tell_not_in_time(app: Celery, found: Conversation) -> None:
+    hint = "" if _worker_answers(app) else "; no worker answers, is one running?"
+    console(stderr=True).print(
+        Text.assemble(
+            ("Not in time: ", "bold yellow"),
+            f"it is {found.status}, with {counted(found.deliveries, 'delivery')} so far and "
+            f"{found.in_flight} in flight{hint}",
+            Text(f"\nit goes on; see `threadloom thread {plain(found.id)}`", "dim"),
+        )
+    )
+
+
+def _worker_answers(app: Celery) -> bool:
+    if not app.conf.worker_enable_remote_control:
+        return True  # nobody would answer
+    try:
+        return bool(app.control.ping(timeout=_PING_S, limit=1))
+    except OperationalError:
+        return False
+
+
+def _print_value(value: Mapping[str, Any] | None) -> None:
+    out = console()
+    if value is None:
+        out.print(Text("completed without a value", "dim"))
+        return
+    payload = value["payload"]
+    shown = (
+        payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, indent=2)
+    )
+    text = Text(plain(shown))
+    out.print(Text(plain(value["type"]), "bold"))
+    out.print(text if isinstance(payload, str) else JSONHighlighter()(text), soft_wrap=True)
+    if "huh" in value:
+        out.print(Text(f"repaired: {plain(value['huh'])}", "yellow"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import Annotated, Any
 
@@ -42,8 +42,8 @@ def threads(
     """List the conversations, newest first."""
     with closing(running_registry(organism, os.environ)) as registry:
         matching = (c for c in _newest_first(registry, before, limit) if status in (None, c.status))
-        # One more than is shown tells whether there is another page.
-        with console(stderr=True).status("looking …"):
+        # One more than is shown tells whether there is another page. Sifting may take long.
+        with console(stderr=True).status("looking …") if status else nullcontext():
             found = list(islice(matching, limit + 1))
     page, more = found[:limit], len(found) > limit
     if as_json:
@@ -95,21 +95,27 @@ def _newest_first(
 
 def _table(page: list[Conversation]) -> Table:
     now_ms = time.time() * 1000
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
     table.add_column("conversation", no_wrap=True)
-    table.add_column("entry", overflow="ellipsis", no_wrap=True)
+    table.add_column("entry")
     table.add_column("status", no_wrap=True)
-    for title in ("deliveries", "in flight", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("value", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("deliveries", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("value", ratio=1)
     for each in page:
         table.add_row(
             Text(plain(each.id)),
-            Text(plain(each.entry), "bold"),
+            Text(plain(each.entry), "bold", no_wrap=True, overflow="ellipsis"),
             status_text(each.status),
-            str(each.deliveries),
-            str(each.in_flight) if each.in_flight else Text("–", "dim"),
+            f"{each.deliveries}, {each.in_flight} in flight"
+            if each.in_flight
+            else str(each.deliveries),
             duration(now_ms - each.created_ms),
-            ending_text(each.status, each.value),
+            _short(ending_text(each.status, each.value)),
         )
     return table
+
+
+def _short(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import socket
 import sys
 from contextlib import ExitStack
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,8 +23,8 @@ import tasks
 from config import OrganismConfig
 from config.celery_settings import registry_url
 from config.secrets import masked
-from routing import Organism
-from service.commands.options import FAILED, UNAVAILABLE, OrganismArgument
+from routing import Organism, PayloadDefinitionError
+from service.commands.options import FAILED, INVALID, OrganismArgument
 from service.deployment import (
     DEFAULT_FILE,
     ORGANISM_VARIABLE,
@@ -29,6 +32,7 @@ from service.deployment import (
     embedded_redis,
     examine,
     needs_embedded_redis,
+    plain_name,
 )
 from service.display import console, one_line, plain
 from service.embedded_redis import EmbeddedRedis
@@ -76,7 +80,7 @@ def up(
         stack.callback(app.close)
         tasks.runtime_of(app).backend.stats()  # a Redis that is not there is told now
         worker = WorkerProcess(
-            hostname=f"{found.name}-{os.getpid()}@{socket.gethostname()}",
+            hostname=f"{plain_name(found.name)}-{os.getpid()}@{socket.gethostname()}",
             environ={
                 **os.environ,
                 ORGANISM_VARIABLE: str(organism.resolve()),
@@ -103,15 +107,13 @@ def _own_redis(config: OrganismConfig, stack: ExitStack) -> EmbeddedRedis | None
         return None
     server = stack.enter_context(embedded_redis(config))
     if not server.owns_server:
-        console(stderr=True).print(
-            Text.assemble(
-                ("Error: ", "bold red"),
-                f"{plain(config.organism.name)} is up already: process {server.pid} is its Redis, "
-                f"in {server.directory}. To have more workers, set {REDIS_VARIABLE}="
-                f"{server.url()} and start them with `celery -A tasks worker`.",
-            )
+        text = (
+            f"{plain(config.organism.name)} is up already: process {server.pid} is its Redis, in "
+            f"{server.directory}. For more workers: {REDIS_VARIABLE}={shlex.quote(server.url())} "
+            f"{ORGANISM_VARIABLE}={shlex.quote(config.source)} celery -A tasks worker"
         )
-        raise typer.Exit(UNAVAILABLE)
+        _complain(text)
+        raise typer.Exit(INVALID)
     return server
 
 
@@ -123,19 +125,31 @@ def _status(
         redis = f"embedded, data kept in {server.directory}"
     else:
         redis = masked(registry_url(config, redis_url=url) or "")
-    example = own[0] if own else "LISTENER"
+    option = "" if Path(config.source) == DEFAULT_FILE else f" -o {shlex.quote(config.source)}"
     rows = {
         "organism": Text.assemble((plain(organism.name), "bold"), f"  {plain(config.source)}"),
         "listeners": Text(one_line(", ".join(own) or "none but the system's", 1000)),
         "redis": Text(plain(redis)),
-        "send": Text(f"threadloom send {plain(example)} PAYLOAD --wait", "cyan"),
-        "look": Text("threadloom threads", "cyan"),
+        "send": Text(plain(f"threadloom send{option} {_example(organism, own)} --wait"), "cyan"),
+        "look": Text(plain(f"threadloom threads{option}"), "cyan"),
         "stop": Text("Ctrl-C"),
     }
     table = Table.grid(padding=(0, 2))
     for title, text in rows.items():
         table.add_row(Text(title, "dim"), text)
     return table
+
+
+def _example(organism: Organism, names: list[str]) -> str:
+    """A listener and a payload that it takes, as a shell wants them."""
+    if not names:
+        return "LISTENER PAYLOAD"
+    kind = next(iter(organism.listeners[names[0]].accepts.values()))
+    try:
+        payload = json.dumps(kind.to_json(kind.example()), ensure_ascii=False)
+    except PayloadDefinitionError:  # a class may have no example that we could think of
+        return f"{shlex.quote(names[0])} PAYLOAD"
+    return f"{shlex.quote(names[0])} {shlex.quote(payload)}"
 
 
 class _Watch:
@@ -168,14 +182,14 @@ class _Watch:
                 self._stop()
             elif not self._redis_lost and self._redis_has_ended():
                 self._redis_lost = True
-                self._complain("its Redis has ended; stopping")
+                _complain("its Redis has ended; stopping")
                 self._worker.request_stop()
         if self._redis_lost:
             return FAILED
         if self._worker.stops:
             self._out.print("stopped")
             return 0
-        self._complain(f"the worker has ended by itself, {told(ended)}; see its log above")
+        _complain(f"the worker has ended by itself, {told(ended)}; see its log above")
         return FAILED
 
     def _ask_ready(self) -> None:
@@ -204,5 +218,6 @@ class _Watch:
         left = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._server.pid, left) is not None
 
-    def _complain(self, text: str) -> None:
-        console(stderr=True).print(Text.assemble(("Error: ", "bold red"), text))
+
+def _complain(text: str) -> None:
+    console(stderr=True).print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)

@@ -110,7 +110,7 @@ def test_a_worker_that_restarted_takes_its_own_lease_over_at_once(story: Story) 
 
 
 def test_an_expired_lease_is_taken_over_and_the_zombie_fenced(bench: Bench, story: Story) -> None:
-    """Whoever comes after the lease ran out gets the next token; the late commit changes nothing."""
+    """Whoever comes after the lease ran out gets the next token; a late commit changes nothing."""
     story.start()
     zombie = story.begin(story.id, redelivered=True, lease_ms=1)
     bench.late(story.id, "d", story.id)
@@ -136,7 +136,7 @@ def test_a_lease_can_be_renewed_by_its_owner_only(bench: Bench, story: Story) ->
 
 
 def test_an_abandoned_run_is_told_to_the_next_one(story: Story) -> None:
-    """A worker that gives up frees the delivery at once, and its reason reaches the next attempt."""
+    """A worker that gives up frees the delivery at once; its reason reaches the next attempt."""
     story.start()
     assert story.backend.abandon(story.id, story.id, owner="worker-2", reason="timeout") is None
     again = story.backend.abandon(story.id, story.id, owner=story.owner, reason="timeout")
@@ -216,7 +216,7 @@ def test_twenty_who_commit_at_once_settle_once(story: Story) -> None:
 
 
 def test_a_child_thread_that_exists_already_makes_the_plan_stale(story: Story) -> None:
-    """Two replies of one thread call the same peer: the second plan learns the first one's child."""
+    """Two runs on one thread call the same peer: the second plan learns the first one's child."""
     frame = story.start()
     first, second = story.delivery(frame, to="clerk"), story.delivery(frame, to="clerk")
     story.commit(frame, deliveries=(first, second))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from routing import ConversationError
 from routing.faults import (
     Huh,
     handler_fault,
@@ -53,7 +54,8 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def done(desk: Deployment) -> dict[str, Any]:
     """Every misdeed injected and called, all at once, so that their times add up less."""
-    return {
+    once = {name: desk.inject(name, {"number": 1}) for name in ("dies.once", "is.ended.once")}
+    return once | {
         m.listener: (
             desk.inject(m.listener, {"number": 1}),
             desk.inject("caller", {"to": m.listener, "message": ASK}),
@@ -95,20 +97,29 @@ def test_the_caller_gets_the_error_and_goes_on(
     assert misdeed.note in story.notes
 
 
-def test_a_lost_process_is_retried_with_the_same_message_id(desk: Deployment) -> None:
-    """A handler that takes its process along runs again under the same id, and then answers."""
-    value, story = told(desk, "dies.once", {"number": 1})
-    assert value["payload"] == {"number": 2}
-    runs = story.records("dies_once")
+@pytest.mark.parametrize("listener", ["dies.once", "is.ended.once"])
+def test_a_lost_process_is_retried_with_the_same_message_id(
+    desk: Deployment, done: dict[str, Any], listener: str
+) -> None:
+    """A run whose process died, or was told to end, is no failure: it runs again, as the same."""
+    result = done[listener]
+    assert result.get(timeout=WAIT_S)["payload"] == {"number": 2}
+    story = Story(desk, result.id)
+    runs = story.records("ends_once")
     assert len(runs) == 2
     assert len({r["message"] for r in runs}) == 1
     assert len({r["pid"] for r in runs}) == 2
     assert [e.detail["text"] for e in story.log if e.event == "abandoned"] == ["lost"]
 
 
-def test_a_blocked_process_is_not_given_a_second_chance(desk: Deployment) -> None:
+def test_a_blocked_process_is_not_given_a_second_chance(
+    desk: Deployment, done: dict[str, Any]
+) -> None:
     """Past its hard limit a run is over: its process is killed and the caller told, once."""
-    _, story = failed(desk, "blocks", {"number": 1})
+    result, _ = done["blocks"]
+    with pytest.raises(ConversationError):
+        result.get(timeout=WAIT_S)
+    story = Story(desk, result.id)
     assert len(story.records("blocks")) == 1
     assert [e.event for e in story.log].count("ended") == 1
 
@@ -191,7 +202,7 @@ def test_an_endless_conversation_is_ended(strict: Deployment, listener: str) -> 
     assert (error.code, error.message) == ("limit", limit_fault().message)
     assert story.conversation.deliveries in (70, 71), "an error's way up always has room"
     assert story.conversation.status == "error"
-    assert "70 deliveries" in story.notes
+    assert "the conversation has had 7" in story.notes
 
 
 def test_an_error_says_nothing_of_the_inside() -> None:

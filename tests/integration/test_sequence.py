@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from primitives import SequenceStart
+from primitives import BufferStart, SequenceStart
+from routing import InvalidEnvelopeError
 from tests.desk import plain_app
 from tests.harness import WAIT_S
-from tests.works import Works, element_of, payload_of, text_of, xml
+from tests.works import Works, as_xml, fields_of, text_of, texts, xml
 
 pytest_plugins = ["tests.works_fixtures"]
 
 NOT_DELIVERED = "The message could not be delivered."
-NOT_PROCESSED = "The message could not be processed."
-
-
-def report(works: Works, leader: str, start: object, to: str = "system.sequence") -> tuple[str, str]:
-    """Let an agent start something; the class and the text of what came back to it."""
-    value = works.ask(leader, xml_order(to, start))
-    return value["payload"]["kind"], value["payload"]["what"]
-
-
-def xml_order(to: str, start: object) -> dict[str, object]:
-    return {"to": to, "what": element_of(start).text}
+BOLT = xml("Part", name="bolt")
 
 
 def test_three_steps_in_a_row_one_of_which_calls_a_peer(works: Works) -> None:
@@ -38,42 +29,53 @@ def test_three_steps_in_a_row_one_of_which_calls_a_peer(works: Works) -> None:
 
 
 def test_steps_do_not_know_that_they_are_in_a_sequence(works: Works) -> None:
-    """A step hears from whoever started the sequence; it runs once, on a thread of its own."""
-    start = SequenceStart(["line.paint", "line.inspect"], xml("Part", name="nut"))
-    kind, what = report(works, "foreman", start)
+    """A step hears from whoever started the sequence, once, on a thread of its own."""
+    start = SequenceStart(["line.paint", "line.inspect"], BOLT)
+    kind, what = works.led("foreman", "system.sequence", start)
     assert kind == "SequenceComplete"
-    assert "<final_result><Certificate><part>nut+paint</part></Certificate></final_result>" in what
-    runs = works.records("paint") + works.records("inspect")
-    assert [r["from"] for r in runs] == ["foreman", "foreman"]
-    assert len({r["thread"] for r in [*runs, *works.records("lead")]}) == 3
+    assert "<final_result><Certificate><part>bolt+paint</part></Certificate></final_result>" in what
+    steps = works.records("paint") + works.records("inspect")
+    assert [r["from"] for r in steps] == ["foreman", "foreman"]
+    assert len({r["thread"] for r in [*steps, *works.records("lead")]}) == 3
+
+
+def test_a_reply_reaches_the_next_step_unchanged(works: Works) -> None:
+    """Blanks, line breaks and markup characters come through five steps as they were."""
+    text = "  <b>&amp;</b> ]]>\n\n\tä \N{SNOWMAN}  "
+    start = SequenceStart(["copier"] * 5, xml("Text", value=text))
+    answer = works.ask("system.sequence", start)
+    assert [r["got"] for r in works.records("copy")] == [text] * 5
+    assert text_of(answer["final_result"]) == text
 
 
 @pytest.mark.parametrize(
     ("step", "text"),
     [
-        ("line.scrap", NOT_PROCESSED),
+        ("line.scrap", "The message could not be processed."),
         ("line.idle", "The message was not answered."),
         ("line.puzzled", "a part without a drawing"),
-        ("worker", "payload XSD: Part is not accepted here; accepted: Job"),
     ],
 )
 def test_a_step_that_fails_ends_the_sequence(works: Works, step: str, text: str) -> None:
-    """A crash, silence, a huh or input of a wrong class at step 2 of 3: its name, index and text.
-
-    The third step never runs.
-    """
-    answer = works.sequence(["line.inspect", step, "line.paint"][0 if step == "packer" else 0 :]) if False else works.sequence(["line.paint", step, "line.inspect"])
-    assert answer["type"] == "SequenceError"
-    assert (answer["failed_step"], answer["step_index"]) == (step, 1)
-    assert answer["error"].startswith(text)
+    """A crash, silence or a huh at step 2 of 3: its name, index and text; step 3 never runs."""
+    answer = works.sequence(["line.paint", step, "line.inspect"], sequence_id="mine")
+    assert answer == {
+        "type": "SequenceError",
+        "sequence_id": "mine",
+        "failed_step": step,
+        "step_index": 1,
+        "error": text,
+    }
     works.story()
     assert not works.records("inspect")
 
 
-def test_a_step_that_occurs_twice_reports_its_own_index(works: Works) -> None:
-    """`line.inspect` succeeds at 0 and fails at 2, for it does not take certificates."""
-    answer = works.sequence(["line.paint", "line.inspect", "line.paint"])
+def test_a_name_that_occurs_twice_reports_its_own_index(works: Works) -> None:
+    """`line.paint` succeeds at 0 and fails at 2, for what it gets there is a certificate."""
+    answer = works.sequence(["line.paint", "line.inspect", "line.paint", "line.paint"])
     assert (answer["failed_step"], answer["step_index"]) == ("line.paint", 2)
+    assert "Certificate is not accepted here" in answer["error"]
+    assert len(works.records("paint")) == 1
 
 
 @pytest.mark.parametrize(
@@ -82,114 +84,105 @@ def test_a_step_that_occurs_twice_reports_its_own_index(works: Works) -> None:
         ([], ("", -1, "a sequence needs at least one step")),
         (["line.paint", "nobody"], ("nobody", 1, NOT_DELIVERED)),
         (["packer"], ("packer", 0, "takes Certificate, gets Part")),
-        (
-            ["line.inspect", "line.paint", "packer"],
-            ("packer", 2, "takes Certificate, gets Part"),
-        ),
+        (["line.inspect", "line.paint", "packer"], ("packer", 2, "takes Certificate, gets Part")),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
     works: Works, steps: list[str], expected: tuple[str, int, str]
 ) -> None:
-    """No steps, an unknown one, declared replies that the next step does not take."""
+    """No steps, an unknown one, a declared reply that the next step does not take."""
     answer = works.sequence(steps, sequence_id="mine")
-    assert answer["type"] == "SequenceError"
-    assert answer["sequence_id"] == "mine"
+    assert (answer["type"], answer["sequence_id"]) == ("SequenceError", "mine")
     assert (answer["failed_step"], answer["step_index"], answer["error"]) == expected
     assert works.story().conversation.deliveries == 1
 
 
-def test_an_agent_may_only_use_steps_it_may_call(works: Works) -> None:
-    """Steps and `return_to` count as calls of the agent, also inside a buffer of sequences.
-
-    The text is that of an unknown step.
-    """
-    part = xml("Part", name="bolt")
-    kind, what = report(works, "apprentice", SequenceStart(["line.paint", "line.polish"], part))
+def test_an_agent_may_only_use_steps_that_it_may_call(works: Works) -> None:
+    """Steps and `return_to` count as its calls; the text is that of an unknown step."""
+    start = SequenceStart(["line.paint", "line.polish"], BOLT)
+    kind, what = works.led("apprentice", "system.sequence", start)
     assert kind == "SequenceError"
     assert "<failed_step>line.polish</failed_step><step_index>1</step_index>" in what
     assert NOT_DELIVERED in what
-    start = SequenceStart(["line.paint"], part, return_to="archive")
-    kind, what = report(works, "apprentice", start)
-    assert (kind, "return_to" in what) == ("SequenceError", True)
+    start = SequenceStart(["line.paint"], BOLT, return_to="archive")
+    kind, what = works.led("apprentice", "system.sequence", start)
+    assert kind == "SequenceError"
+    assert f"return_to: {NOT_DELIVERED}" in what
     assert not works.records("paint")
-    assert not works.records("polish")
 
 
 def test_a_system_listener_lends_nobody_its_rights(works: Works) -> None:
-    """An apprentice who wraps a forbidden step into a sequence in a sequence is still refused."""
-    inner = SequenceStart(["line.polish"], xml("Part", name="bolt"))
-    outer = SequenceStart(["system.sequence"], element_of(inner))
-    kind, what = report(works, "apprentice", outer)
-    assert kind == "SequenceError"
-    assert "<failed_step>system.sequence</failed_step>" in what
-    assert NOT_DELIVERED in what
+    """A forbidden step wrapped into a sequence in a buffer in a sequence stays forbidden."""
+    forbidden = as_xml(SequenceStart(["line.polish"], BOLT))
+    buffer = as_xml(BufferStart("system.sequence", [forbidden]))
+    start = SequenceStart(["system.buffer"], buffer)
+    kind, what = works.led("apprentice", "system.sequence", start)
+    assert kind == "SequenceComplete"
+    assert f'<item index="0" success="false"><error>{NOT_DELIVERED}</error></item>' in what
     assert not works.records("polish")
 
 
 def test_an_id_is_taken_as_long_as_its_sequence_runs(works: Works) -> None:
-    """The second of that id is refused, the first one goes on unharmed, then the id is free.
-
-    Both are in one conversation; in another one the same id is another sequence.
-    """
-    def start(what: str) -> SequenceStart:
-        job = xml("Job", how="gate", what=what)
-        return SequenceStart(["worker"], job, sequence_id="shift")
-
-    both = xml("Both")  # a foreman may only send one thing: a buffer sends two
-    del both
-    from primitives import BufferStart
-
-    orders = BufferStart(
-        "system.sequence", [element_of(start("early")), element_of(start("late"))], policy="any"
-    )
-    del orders
-    result = works.begin("system.buffer", BufferStart("system.sequence", [element_of(start("early")), element_of(start("late"))]))
-    works.seen("work", how="gate")
-    running = works.records("work")[0]["got"]
-    refused = eventually_failed(works, result.id)
-    works.open_gate(running)
-    items = works.items(payload_of(result.get(timeout=WAIT_S)))
-    assert sorted(item.success for item in items) == [False, True]
-    assert [i.error for i in items if not i.success] == ["a sequence of this id is still running"]
-    assert [text_of(i.payload) for i in items if i.success] == [f"shift{running}1"]
-    assert refused == 1
+    """Of two with one id the second is refused, and the running one comes to its end."""
+    start = as_xml(SequenceStart(["worker"], xml("Job", how="gate", what="g"), sequence_id="shift"))
+    result = works.begin("system.buffer", BufferStart("system.sequence", [start, start]))
+    works.noted("a sequence of this id is still running")
+    works.open_gate("g")
+    items = works.items(result.get(timeout=WAIT_S))
+    assert sorted(texts(items)) == ["!a sequence of this id is still running", "shiftg1"]
+    assert len(works.records("work")) == 1
 
 
-def eventually_failed(works: Works, conversation: str) -> int:
-    """Wait until one item has failed."""
-    return 1
+def test_an_id_is_free_again_once_its_sequence_is_over(works: Works) -> None:
+    """One after the other may have the same one, whether the one before failed or not."""
+    good = as_xml(SequenceStart(["line.paint"], BOLT, sequence_id="shift"))
+    bad = as_xml(SequenceStart(["line.scrap"], BOLT, sequence_id="shift"))
+    answer = works.buffer("system.sequence", [good, bad, good], max_parallel=1)
+    assert texts(works.items(answer)) == [
+        "shiftbolt+paint1",
+        "!The message could not be processed.",
+        "shiftbolt+paint1",
+    ]
 
 
-def test_the_answer_goes_to_return_to(works: Works) -> None:
-    """It gets the answer in the caller's stead, and its reply goes to the caller."""
-    answer = works.sequence(["line.paint"], return_to="archive")
-    assert answer == {"type": "Done", "what": "filed SequenceComplete"}
-    answer = works.sequence(["line.scrap"], return_to="archive")
-    assert answer == {"type": "Done", "what": "filed SequenceError"}
-    start = SequenceStart(["line.paint"], xml("Part", name="nut"), return_to="archive")
-    kind, what = report(works, "foreman", start)
-    assert (kind, what) == ("Done", "<Done><what>filed SequenceComplete</what></Done>")
+def test_the_answer_goes_to_return_to_instead(works: Works) -> None:
+    """Success or failure: whoever is named there gets it, and its reply goes to the caller."""
+    filed = {"type": "Done", "what": "filed SequenceComplete"}
+    assert works.sequence(["line.paint"], return_to="archive") == filed
+    filed = {"type": "Done", "what": "filed SequenceError"}
+    assert works.sequence(["line.scrap"], return_to="archive") == filed
+    start = SequenceStart(["line.paint"], BOLT, return_to="archive")
+    kind, what = works.led("foreman", "system.sequence", start)
+    assert (kind, text_of(what)) == ("Done", "filed SequenceComplete")
     assert [r["got"] for r in works.records("lead")] == ["Order", "Done"]
+    assert works.records("archive")[-1]["from"] == "foreman"
 
 
 def test_a_foreign_service_runs_a_sequence(works: Works) -> None:
     """A Celery app with none of our code sends JSON, the first payload in it as XML text."""
+    steps = {"steps": ["line.paint", "line.polish"], "payload": "<Part><name>cog</name></Part>"}
     with plain_app(works.deployment) as app:
-        result = app.send_task(
-            "system.sequence",
-            [{"steps": ["line.paint", "line.polish"], "payload": "<Part><name>cog</name></Part>"}],
-        )
+        result = app.send_task("system.sequence", [steps])
         works.conversations.append(result.id)
-        value = result.get(timeout=WAIT_S)
-    assert value["type"] == "SequenceComplete"
-    assert text_of(value["payload"]["final_result"]) == "cog+paint+polish"
+        answer = fields_of(result.get(timeout=WAIT_S))
+    assert answer["type"] == "SequenceComplete"
+    assert text_of(answer["final_result"]) == "cog+paint+polish"
 
 
-def test_nobody_outside_settles_a_join(works: Works) -> None:
-    """The registry's own message to a sequence is refused when somebody else writes it."""
-    with plain_app(works.deployment) as app:
-        result = app.send_task("system.sequence", ["<JoinSettled><join>x</join></JoinSettled>"])
-        works.conversations.append(result.id)
-        with pytest.raises(Exception, match="JoinSettled is not accepted here"):
-            result.get(timeout=WAIT_S)
+def test_nobody_else_tells_a_sequence_that_it_is_over(works: Works) -> None:
+    """The registry's own message to a sequence is refused, from outside and from an agent."""
+    forged = "<JoinSettled><join>x</join></JoinSettled>"
+    with pytest.raises(InvalidEnvelopeError, match="'JoinSettled' is not accepted here"):
+        works.ask("system.sequence", forged)
+    value = works.ask("foreman", {"to": "system.sequence", "what": forged})
+    assert value["kind"] in ("Huh", "SystemError")
+
+
+def test_a_last_reply_too_large_to_be_passed_on_is_an_error(works: Works) -> None:
+    """It fits into a payload, but not together with what a SequenceComplete says beside it."""
+    envelope = len("<Done><what></what></Done>")
+    job = xml("Job", how="fill", what=100_000 - envelope)
+    answer = works.ask("system.sequence", SequenceStart(["worker"], job))
+    assert answer["type"] == "SequenceError"
+    assert (answer["failed_step"], answer["step_index"]) == ("worker", 0)
+    assert "too large" in answer["error"]

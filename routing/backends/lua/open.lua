@@ -1,6 +1,6 @@
--- Create a conversation, once, and begin its first delivery if a lease is asked for.
--- ARGV[3] header (JSON: from, entry, threads, children, ttl, owner, lease, redelivered),
--- ARGV[4] canvas, ARGV[5] the first delivery's row, ARGV[6] its envelope
+-- Create a conversation, once, and begin its first delivery if asked to.
+-- ARGV[3] header (JSON: from, entry, threads, children, ttl, begin, owner, lease,
+-- redelivered), ARGV[4] canvas, ARGV[5] the first delivery's row, ARGV[6] its envelope
 local h = cjson.decode(ARGV[3])
 if redis.call('EXISTS', C) == 0 then
   local name = string.format('%015d:', now) .. conversation
@@ -13,8 +13,8 @@ if redis.call('EXISTS', C) == 0 then
   for _, child in ipairs(h.children) do adopt(child[1], child[2], child[3]) end
   create_delivery(ARGV[5], ARGV[6])
   touch()
-elseif h.lease == 0 and state_of(h.entry) == 'ready' then
+elseif not h.begin and state_of(h.entry) == 'ready' then
   publish[1] = redis.call('HGET', D, 'r:' .. h.entry)  -- an inject repeated before it was sent
 end
-if h.lease == 0 then return {'ready', publish} end
+if not h.begin then return {'ready', publish} end
 return begin(h.entry, h.owner, h.lease, h.redelivered)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from desk_handlers import Ask
@@ -80,11 +83,20 @@ def dies(message: Ask, meta: HandlerMetadata) -> None:
 
 def dies_once(message: Ask, meta: HandlerMetadata) -> HandlerResponse:
     """Take its process along at the first run, as a lack of memory might."""
-    record(meta, "dies_once")
-    marker = os.environ["THREADLOOM_TEST_RECORDS"] + meta.message_id
-    if not os.path.exists(marker):
-        open(marker, "w").close()
-        os._exit(9)
+    return _second_time(message, meta, lambda: os._exit(9))
+
+
+def is_ended_once(message: Ask, meta: HandlerMetadata) -> HandlerResponse:
+    """Be told to end in the middle of the first run, as the pool of a stopping worker is."""
+    return _second_time(message, meta, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _second_time(message: Ask, meta: HandlerMetadata, end: Callable[[], None]) -> HandlerResponse:
+    record(meta, "ends_once")
+    marker = Path(os.environ["THREADLOOM_TEST_RECORDS"] + meta.message_id)
+    if not marker.exists():
+        marker.touch()
+        end()
     return HandlerResponse.respond(Ask(message.number + 1))
 
 

@@ -166,6 +166,11 @@ def consult(message: Ask | Sum | Answer, meta: HandlerMetadata) -> HandlerRespon
     return HandlerResponse.respond(message)
 
 
+def ask_on(message: Ask, meta: HandlerMetadata) -> HandlerResponse:
+    """Answer a question with the next one, which others take as their input."""
+    return HandlerResponse.respond(Ask(message.number + 1))
+
+
 def mute(message: Ask, meta: HandlerMetadata) -> None:
     record(meta, "mute")
 

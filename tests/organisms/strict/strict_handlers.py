@@ -21,7 +21,7 @@ class Ball:
 
 @payload
 @dataclass
-class Caught:
+class Down:
     """The ball is down."""
 
 
@@ -47,7 +47,7 @@ def serve(message: Any, meta: HandlerMetadata) -> HandlerResponse:
 
 
 def give_back(message: Any, meta: HandlerMetadata) -> HandlerResponse:
-    return HandlerResponse.respond(Caught())
+    return HandlerResponse.respond(Down())
 
 
 def insist(message: Any, meta: HandlerMetadata) -> HandlerResponse:
@@ -55,10 +55,10 @@ def insist(message: Any, meta: HandlerMetadata) -> HandlerResponse:
     return HandlerResponse(Ball(), to="nobody")
 
 
-def throw(message: Ball | Caught, meta: HandlerMetadata) -> HandlerResponse:
+def throw(message: Ball | Down, meta: HandlerMetadata) -> HandlerResponse:
     """Throw on to the other of two players until nothing is left, then let it come back."""
     _came(meta, message)
     if isinstance(message, Ball) and message.left:
         other = "ping" if meta.own_name == "pong" else "pong"
         return HandlerResponse(Ball(message.left - 1), to=other)
-    return HandlerResponse.respond(Caught())
+    return HandlerResponse.respond(Down())

@@ -195,8 +195,8 @@ def work(message: Any, meta: HandlerMetadata) -> HandlerResponse | None:
     if message.how == "gate":
         pass_gate(message.what)
         record(meta, "passed", got=message.what)
-    if message.how == "large":
-        return HandlerResponse.respond(Done(message.what * 4_000))
+    if message.how == "fill":
+        return HandlerResponse.respond(Done("x" * int(message.what)))
     return HandlerResponse.respond(Done(message.what))
 
 

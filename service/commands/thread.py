@@ -1,0 +1,285 @@
+"""`threadloom thread ID`: one conversation, as its call tree and as a timeline."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from lxml import etree
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from routing import UnknownConversationError
+from routing.backends import SharedBackend
+from routing.envelope import parse_envelope
+from routing.records import Conversation, Delivery, LogEntry, Thread
+from service.commands.options import AsJson, OrganismOption
+from service.commands.threads import conversation_data
+from service.deployment import DEFAULT_FILE, running_registry
+from service.display import (
+    console,
+    counted,
+    duration,
+    element_text,
+    ending_text,
+    plain,
+    print_json,
+    status_text,
+)
+
+#: log entries that one round trip brings
+_PAGE = 1_000
+#: threads of one name below one thread that the tree shows before it counts the others
+_ALIKE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything the registry has of one conversation."""
+
+    conversation: Conversation
+    threads: Mapping[str, Thread]
+    log: tuple[LogEntry, ...]
+
+
+def thread(
+    conversation: Annotated[
+        str, typer.Argument(metavar="ID", help="The conversation, as `threads` lists it.")
+    ],
+    organism: OrganismOption = DEFAULT_FILE,
+    xml: Annotated[bool, typer.Option("--xml", help="Show every message in full.")] = False,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", "-n", min=2, metavar="N", help="Lines of a long log; its middle "
+        "is left out."),
+    ] = 200,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Show one conversation: who called whom, and what happened when."""
+    with closing(running_registry(organism, os.environ)) as registry:
+        story = _read(registry, conversation)
+    if as_json:
+        print_json(_as_data(story))
+        return
+    print_story(console(), story, limit=limit, xml=xml)
+
+
+def _read(registry: SharedBackend, conversation: str) -> Story:
+    found = registry.conversation(conversation)
+    if found is None:
+        raise UnknownConversationError(conversation)
+    return Story(found, registry.threads(conversation), tuple(_log(registry, conversation)))
+
+
+def _log(registry: SharedBackend, conversation: str) -> Iterator[LogEntry]:
+    start = 0
+    while page := registry.log(conversation, start=start, limit=_PAGE):
+        yield from page
+        start += len(page)
+
+
+# --- for people ------------------------------------------------------------------------------
+
+
+def print_story(out: Console, story: Story, *, limit: int, xml: bool) -> None:
+    """Print a conversation's facts, its call tree and its timeline.
+
+    Of a log of more than `limit` lines the middle is left out; `xml` adds every envelope.
+    """
+    out.print(_head(story.conversation))
+    out.print()
+    out.print(_tree(story))
+    out.print()
+    _print_timeline(out, story, limit=limit, xml=xml)
+
+
+def _head(found: Conversation) -> Table:
+    began = datetime.fromtimestamp(found.created_ms / 1000).astimezone()
+    took = duration(found.updated_ms - found.created_ms)
+    counts = counted(found.deliveries, "delivery")
+    if found.in_flight:
+        counts += f", {found.in_flight} in flight"
+    if found.waiting:
+        counts += f", {found.waiting} waiting for input"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("conversation", Text(plain(found.id), "bold"))
+    table.add_row("status", Text.assemble(status_text(found.status), (f"  after {took}", "dim")))
+    table.add_row("begun", Text(f"{began:%Y-%m-%d %H:%M:%S %Z} by {plain(found.from_id)}"))
+    table.add_row("messages", Text(counts))
+    if found.value is not None:
+        table.add_row("ended with", ending_text(found.status, found.value))
+    return table
+
+
+def _tree(story: Story) -> Tree:
+    """The call tree: one line per thread, with how many messages came on it."""
+    messages = Counter(entry.detail["delivery"].thread for entry in story.log if _told(entry))
+    children: dict[str | None, list[Thread]] = {}
+    positions = {id_: position for position, id_ in enumerate(messages)}
+    in_order = sorted(story.threads.values(), key=lambda each: positions.get(each.id, -1))
+    for each in in_order:
+        parent = each.parent if each.parent in story.threads else None
+        children.setdefault(parent, []).append(each)
+    top = Tree(Text("call tree", "dim"), guide_style="dim")
+    # An own stack: how deep a conversation calls is the organism's affair.
+    open_branches: list[tuple[Tree, str | None]] = [(top, None)]
+    while open_branches:
+        branch, parent = open_branches.pop()
+        alike: Counter[str] = Counter()
+        for each in children.get(parent, []):
+            alike[each.chain[-1]] += 1
+            if alike[each.chain[-1]] <= _ALIKE:
+                line = branch.add(_thread_line(each, messages[each.id]))
+                open_branches.append((line, each.id))
+        for name, count in alike.items():
+            if count > _ALIKE:
+                branch.add(Text(f"… and {count - _ALIKE} more of {plain(name)}", "dim"))
+    return top
+
+
+def _thread_line(thread: Thread, messages: int) -> Text:
+    index = f" [{thread.branch.index}]" if thread.branch else ""
+    return Text.assemble(
+        (plain(thread.chain[-1]), "bold" if messages else ""),
+        index,
+        (f"  {counted(messages, 'message')}" if messages else "", "dim"),
+        (f"  {thread.id}", "dim"),
+    )
+
+
+def _print_timeline(out: Console, story: Story, *, limit: int, xml: bool) -> None:
+    out.print(Text("timeline", "dim"))
+    entries = list(story.log)
+    left_out = len(entries) - limit
+    if left_out > 0:
+        head, tail = entries[: limit // 2], entries[len(entries) - (limit - limit // 2) :]
+        out.print(_timeline(story, head, xml=xml))
+        out.print(Text(f"… {left_out} lines left out; --limit {len(entries)} shows all", "dim"))
+        out.print(_timeline(story, tail, xml=xml))
+    else:
+        out.print(_timeline(story, entries, xml=xml))
+
+
+def _timeline(story: Story, entries: list[LogEntry], *, xml: bool) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="dim", justify="right", no_wrap=True, min_width=9)
+    table.add_column(overflow="fold", max_width=48)
+    table.add_column(overflow="fold", ratio=1)
+    for entry in entries:
+        offset = _offset(entry.at_ms - story.conversation.created_ms)
+        table.add_row(offset, *_line(story, entry))
+        if xml and _told(entry):
+            table.add_row("", "", Text(_pretty(entry.detail["delivery"].envelope), "dim"))
+    return table
+
+
+def _offset(ms: int) -> str:
+    """The time since the beginning: `+84 ms`, `+3.0 s`, `+1:02:05`."""
+    if ms < 60_000:
+        return f"+{duration(ms)}" if ms < 10_000 else f"+{ms / 1000:.1f} s"
+    return f"+{timedelta(seconds=ms // 1000)}"
+
+
+def _line(story: Story, entry: LogEntry) -> tuple[Text, Text]:
+    """What happened, and what it was about."""
+    detail = entry.detail
+    if _told(entry):
+        return _message_line(entry.event, detail["delivery"])
+    if entry.event == "ended":
+        found = story.conversation
+        return status_text(str(detail["text"])), ending_text(found.status, found.value)
+    if entry.event == "waiting":
+        who = Text.assemble(
+            ("◌ ", "yellow"), (plain(str(detail["to"])), "bold"), " waits for input"
+        )
+        return who, Text(plain(str(detail["prompt"])))
+    if entry.event in ("note", "abandoned"):
+        subject = _subject(story, str(detail["id"]))
+        style = "red" if entry.event == "note" else "yellow"
+        return Text.assemble((f"{entry.event} ", style), subject), Text(plain(str(detail["text"])))
+    text = detail.get("text", detail.get("id", ""))
+    return Text(entry.event, "dim"), Text(plain(str(text)), "dim")
+
+
+def _message_line(event: str, delivery: Delivery) -> tuple[Text, Text]:
+    way = Text.assemble(
+        plain(delivery.from_id), (" → ", "dim"), (plain(delivery.to), "bold"),
+        (" too late" if event == "late" else "", "yellow"),
+        (" once joined" if delivery.held and event == "message" else "", "dim"),
+    )  # fmt: skip
+    payload = element_text(parse_envelope(delivery.envelope).payload)
+    payload.no_wrap, payload.overflow = True, "ellipsis"  # --xml and --json have it all
+    return way, payload
+
+
+def _subject(story: Story, delivery_id: str) -> str:
+    """Whose delivery that was."""
+    for entry in story.log:
+        if _told(entry) and entry.detail["delivery"].id == delivery_id:
+            return plain(entry.detail["delivery"].to)
+    return plain(delivery_id)
+
+
+def _told(entry: LogEntry) -> bool:
+    """Whether an entry carries its message; one that was forgotten leaves only its id."""
+    return isinstance(entry.detail.get("delivery"), Delivery)
+
+
+def _pretty(envelope: bytes) -> str:
+    root = etree.fromstring(envelope, etree.XMLParser(resolve_entities=False))
+    etree.indent(root)
+    return plain(etree.tostring(root, encoding="unicode"))
+
+
+# --- for programs ----------------------------------------------------------------------------
+
+
+def _as_data(story: Story) -> dict[str, Any]:
+    return {
+        "conversation": conversation_data(story.conversation),
+        "threads": [_thread_data(each) for each in story.threads.values()],
+        "log": [_entry_data(story, entry) for entry in story.log],
+    }
+
+
+def _thread_data(thread: Thread) -> dict[str, Any]:
+    return {
+        "id": thread.id,
+        "parent": thread.parent,
+        "chain": thread.chain,
+        "branch": thread.branch._asdict() if thread.branch else None,
+        "repairs": thread.repairs,
+    }
+
+
+def _entry_data(story: Story, entry: LogEntry) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "at_ms": entry.at_ms,
+        "offset_ms": entry.at_ms - story.conversation.created_ms,
+        "event": entry.event,
+    }
+    if not _told(entry):
+        return {**data, **entry.detail}
+    delivery: Delivery = entry.detail["delivery"]
+    return {
+        **data,
+        "id": delivery.id,
+        "thread": delivery.thread,
+        "from": delivery.from_id,
+        "to": delivery.to,
+        "payload_name": delivery.payload_name,
+        "parent": delivery.parent,
+        "scope": [branch._asdict() for branch in delivery.scope],
+        "depth": delivery.depth,
+        "envelope": delivery.envelope.decode(),
+    }

@@ -1,0 +1,122 @@
+"""A fleet of killable workers: whoever ends is replaced, as a process supervisor would do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.nursery import ROOT, Nursery
+from tests.harness import eventually
+
+_LOOK_S = 0.05
+
+
+class Killable:
+    """One worker: a session with a main process and its pool."""
+
+    def __init__(self, pid: int, name: str, log: Path) -> None:
+        self.pid = pid
+        self.name = name
+        self.log = log
+        self.started_s = time.time()
+        self._process = psutil.Process(pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the main process is there."""
+        return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said that it is ready."""
+        return self.alive and f"{self.name} ready" in self.log.read_text(errors="replace")
+
+    def pool(self) -> list[int]:
+        """The pids of its pool processes."""
+        try:
+            return [child.pid for child in self._process.children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def pids(self) -> list[int]:
+        """Every pid of it."""
+        return [self.pid, *self.pool()]
+
+    def signal(self, number: signal.Signals, *, whole: bool = True) -> None:
+        """Send a signal to every process of it, or to the main process alone."""
+        try:
+            (os.killpg if whole else os.kill)(self.pid, number)
+        except ProcessLookupError:
+            return  # it was quicker
+
+
+class Fleet:
+    """`size` workers of one organism, replaced when they end, until `close()`."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        size: int = 2,
+        concurrency: int = 2,
+    ) -> None:
+        self._nursery = nursery
+        self._directory = directory
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        self._concurrency = concurrency
+        self._closing = threading.Event()
+        self.started = 0
+        self.members = [self._start() for _ in range(size)]
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+
+    def await_ready(self) -> None:
+        """Return when every worker takes messages."""
+        eventually(lambda: all(each.ready for each in self.members), what="workers ready")
+
+    def logs(self) -> str:
+        """What all workers have logged."""
+        files = sorted(self._directory.glob("chaos*.log"))
+        return "\n".join(f"== {f.name}\n{f.read_text(errors='replace')}" for f in files)
+
+    def close(self) -> None:
+        """Have every worker finish what it does and end; fail if one does not."""
+        self._closing.set()
+        self._supervisor.join()
+        for each in self.members:
+            each.signal(signal.SIGCONT)
+            each.signal(signal.SIGTERM, whole=False)
+        try:
+            eventually(lambda: not any(each.alive for each in self.members), what="warm shutdown")
+        finally:
+            for each in self.members:
+                each.signal(signal.SIGKILL)
+
+    def _supervise(self) -> None:
+        while not self._closing.wait(_LOOK_S):
+            for place, each in enumerate(self.members):
+                if not each.alive:
+                    self.members[place] = self._start()
+
+    def _start(self) -> Killable:
+        name = f"chaos{self.started}@test"
+        log = self._directory / f"chaos{self.started:03}.log"
+        self.started += 1
+        pid = self._nursery.start(
+            [
+                "-A", "tests.chaos.killable", "worker", "--loglevel", "INFO",
+                "--concurrency", str(self._concurrency), "--hostname", name,
+                "--without-gossip", "--without-mingle",
+            ],
+            self._environment,
+            log,
+        )  # fmt: skip
+        return Killable(pid, name, log)

@@ -1,0 +1,52 @@
+"""Workers that can be killed where it hurts: `celery -A tests.chaos.killable worker`.
+
+The app is that of `tasks.create_app`; only its runtime's `reached` is used. Each point that a
+delivery reaches is written to a journal, and is where an order (`orders.py`) may end the
+process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+import tasks
+from tasks.request import conversation_of
+from tests.chaos.hooks import listen
+from tests.chaos.orders import HANDLING, Orders, append_line
+
+#: the journal: lines of [s since 1970, pid, point, listener, conversation, delivery]
+JOURNAL = "CHAOS_JOURNAL"
+#: the directory of the orders
+ORDERS = "CHAOS_ORDERS"
+#: ms of a lease, where a test cannot wait for the default
+LEASE = "CHAOS_LEASE_MS"
+
+
+def killable_app() -> Celery:
+    """The app of THREADLOOM_ORGANISM, its points journalled and obeyed."""
+    made: Celery = tasks.app_from_environment()
+    runtime = tasks.runtime_of(made)
+    runtime.lease_ms = int(os.environ.get(LEASE, runtime.lease_ms))
+    orders = Orders(Path(os.environ[ORDERS]))
+    journal = os.environ[JOURNAL]
+
+    def reached(point: str, _subject: str) -> None:
+        task = made.current_task
+        if task is None:  # the main process, sweeping: no delivery's way
+            return
+        # The request says which delivery this is: at some points the subject is another one.
+        request = task.request
+        conversation = str(conversation_of(request))
+        append_line(journal, [time.time(), os.getpid(), point, task.name, conversation, request.id])
+        orders.reached(point, task.name, conversation)
+
+    runtime.reached = reached
+    listen(lambda: reached(HANDLING, ""))
+    return made
+
+
+app = killable_app()

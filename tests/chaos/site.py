@@ -1,0 +1,137 @@
+"""The chaos organism at work on one Redis: its fleet, its app in this process, its traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+import tasks
+from config.celery_settings import celery_url
+from routing.backends import SharedBackend
+from tests.chaos.fleet import Fleet
+from tests.chaos.nursery import Nursery
+from tests.chaos.orders import Orders
+from tests.harness import ORGANISMS, RECORDS_VARIABLE
+
+ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
+_SHARDS = 16
+
+
+class Step(NamedTuple):
+    """One line of the journal: a pool process has reached a point of a delivery's way."""
+
+    at: float
+    pid: int
+    point: str
+    listener: str
+    conversation: str
+    delivery: str
+
+
+class Site:
+    """One deployment. `broker_url` and `registry_url` are the workers' way to the Redis at
+    `redis_url`, e.g. through a proxy; this process always takes the direct one.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        nursery: Nursery,
+        *,
+        redis_url: str,
+        registry_url: str = "",
+        broker_url: str = "",
+        environment: Mapping[str, str] | None = None,
+        size: int = 2,
+        concurrency: int = 2,
+    ) -> None:
+        self.directory = directory
+        self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
+        self.orders = Orders(directory / "orders")
+        self.orders.directory.mkdir()
+        self._records = directory / "records.jsonl"
+        self._journal = directory / "journal.jsonl"
+        direct = _urls(redis_url, redis_url)
+        self.app = tasks.create_app(ORGANISM, environ={**os.environ, **direct})
+        self.fleet = Fleet(
+            nursery,
+            directory,
+            {
+                **_urls(registry_url or redis_url, broker_url or redis_url),
+                "THREADLOOM_ORGANISM": str(ORGANISM),
+                "CHAOS_GATES_URL": redis_url,
+                "CHAOS_JOURNAL": str(self._journal),
+                "CHAOS_ORDERS": str(self.orders.directory),
+                RECORDS_VARIABLE: str(self._records),
+                **(environment or {}),
+            },
+            size=size,
+            concurrency=concurrency,
+        )
+
+    @property
+    def backend(self) -> SharedBackend:
+        """The registry, reached directly."""
+        return tasks.runtime_of(self.app).backend
+
+    def journal(self, conversation: str | None = None) -> list[Step]:
+        """Which points were reached, in order: of all conversations, or of one."""
+        steps = (Step(*line) for line in _lines(self._journal))
+        return [s for s in steps if conversation in (None, s.conversation)]
+
+    def records(self, **wanted: Any) -> list[dict[str, Any]]:
+        """What handlers recorded, in order; only those with the wanted values."""
+        found = _lines(self._records)
+        return [r for r in found if all(r.get(k) == v for k, v in wanted.items())]
+
+    def states(self, conversation: str) -> dict[str, str]:
+        """The state of each delivery of a conversation, by id."""
+        shard = zlib.crc32(conversation.encode()) % _SHARDS
+        fields = self.redis.hgetall(f"tl:chaos:{{{shard}}}:deliveries:{conversation}")
+        return {
+            name.removeprefix("s:"): value.partition("|")[0]
+            for name, value in fields.items()
+            if name.startswith("s:")
+        }
+
+    def due(self, conversation: str | None = None) -> list[str]:
+        """What the registry still has to watch: of all conversations, or of one."""
+        members = [
+            member
+            for shard in range(_SHARDS)
+            for member in self.redis.zrange(f"tl:chaos:{{{shard}}}:due", 0, -1)
+        ]
+        return [m for m in members if conversation is None or f"|{conversation}|" in m]
+
+    def open_gate(self, name: str) -> None:
+        """Let one handler pass that waits at this gate, or will."""
+        self.redis.rpush(f"gate:{name}", "pass")
+
+    def close(self) -> None:
+        """Stop the workers, and let go of connections."""
+        try:
+            self.fleet.close()
+        finally:
+            self.app.close()
+            self.redis.close()
+
+
+def _urls(registry_url: str, broker_url: str) -> dict[str, str]:
+    return {
+        "CHAOS_REGISTRY_URL": registry_url,
+        "CHAOS_BROKER_URL": celery_url(broker_url),
+        "CHAOS_RESULTS_URL": celery_url(broker_url),
+    }
+
+
+def _lines(file: Path) -> list[Any]:
+    """The JSON values of a file; the last line may be in the middle of being written."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1]]

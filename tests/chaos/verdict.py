@@ -1,0 +1,131 @@
+"""What became of a conversation: right and once, or what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from celery import states
+
+from routing.records import ConversationStatus, Delivery, LogEntry
+from tests.chaos.site import Site, Step
+from tests.harness import eventually
+
+LOST, TWICE, WRONG, STUCK = "lost", "settled twice", "wrong answer", "stuck"
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """One thing wrong with a conversation."""
+
+    #: LOST, TWICE, WRONG or STUCK
+    kind: str
+    conversation: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.conversation}: {self.text}"
+
+
+def ended(site: Site, conversation: str) -> bool:
+    """Whether nothing of a conversation is in flight or due any more, its value handed over."""
+    found = site.backend.conversation(conversation)
+    return (
+        found is not None
+        and found.in_flight == 0
+        and found.status is not ConversationStatus.RUNNING
+        and not site.due(conversation)
+    )
+
+
+def await_end(site: Site, conversation: str, *, timeout_s: float) -> None:
+    """Return once a conversation has ended; fail with its story if it does not."""
+    try:
+        eventually(lambda: ended(site, conversation), timeout_s=timeout_s)
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{story(site, conversation)}") from None
+
+
+def flaws(site: Site, conversation: str, expected: Any) -> list[Flaw]:
+    """Everything that is wrong with a conversation that should have given `expected`."""
+    return [Flaw(kind, conversation, text) for kind, text in _flaws(site, conversation, expected)]
+
+
+def _flaws(site: Site, conversation: str, expected: Any) -> Iterator[tuple[str, str]]:
+    found = site.backend.conversation(conversation)
+    if found is None:
+        yield LOST, "the registry does not know it"
+        return
+    due = site.due(conversation)
+    if found.in_flight or found.status is ConversationStatus.RUNNING or due:
+        yield STUCK, f"{found.status}, {found.in_flight} in flight, due: {due}"
+        return
+    value = (found.value or {}).get("payload")
+    if found.status is not ConversationStatus.COMPLETED or value != expected:
+        yield WRONG, f"{found.status} with {found.value}, expected {expected}"
+    told = site.app.backend.get_task_meta(conversation)
+    if told["status"] != states.SUCCESS or told["result"]["payload"] != expected:
+        yield WRONG, f"whoever injected it was told {told['status']}: {told['result']}"
+    unsettled = _unsettled(site, conversation)
+    if unsettled:
+        yield LOST, f"deliveries that never settled: {unsettled}"
+    yield from _doubled(site.backend.log(conversation, limit=100_000))
+
+
+def _unsettled(site: Site, conversation: str) -> dict[str, str]:
+    return {k: v for k, v in site.states(conversation).items() if v != "settled"}
+
+
+def _doubled(log: Any) -> Iterator[tuple[str, str]]:
+    """Effects that one delivery had twice: each commit creates deliveries of its own."""
+    deliveries = [entry.detail["delivery"] for entry in log if entry.event == "message"]
+    for effect, count in Counter(map(_effect, deliveries)).items():
+        if count > 1:
+            yield TWICE, f"{count} times (caused by, to, payload, branch) = {effect}"
+    for delivery, count in Counter(each.id for each in deliveries).items():
+        if count > 1:
+            yield TWICE, f"delivery {delivery} was created {count} times"
+    endings = sum(entry.event == "ended" for entry in log)
+    if endings != 1:
+        yield TWICE, f"it ended {endings} times"
+    late = [entry.detail for entry in log if entry.event == "late"]
+    if late:
+        yield TWICE, f"replies that came after the answer: {late}"
+
+
+def _effect(delivery: Delivery) -> tuple[Any, ...]:
+    return delivery.parent, delivery.to, delivery.payload_name, delivery.scope
+
+
+def story(site: Site, conversation: str) -> str:
+    """What happened in a conversation, for people: its log and journal in one, by time."""
+    log = [(e.at_ms / 1000, _told(e)) for e in site.backend.log(conversation, limit=10_000)]
+    journal = [(step.at, _reached(step)) for step in site.journal(conversation)]
+    moments = sorted([*log, *journal])
+    start = moments[0][0] if moments else 0.0
+    lines = [f"{at - start:9.3f} s  {text}" for at, text in moments]
+    return "\n".join(
+        [
+            f"conversation {conversation}: {site.backend.conversation(conversation)}",
+            f"unsettled: {_unsettled(site, conversation)}",
+            f"due: {site.due(conversation)}",
+            *lines,
+        ]
+    )
+
+
+def _told(entry: LogEntry) -> str:
+    if entry.event in ("message", "late"):
+        delivery = entry.detail["delivery"]
+        branch = f" branch {delivery.scope[-1].index}" if delivery.scope else ""
+        return (
+            f"[{entry.event}] {delivery.from_id} → {delivery.to} {delivery.payload_name}"
+            f"{branch} ({delivery.id[:8]})"
+        )
+    return f"[{entry.event}] {' '.join(map(str, entry.detail.values()))[-300:]}"
+
+
+def _reached(step: Step) -> str:
+    return f"{step.point}: {step.listener} ({step.delivery[:8]}) in process {step.pid}"

@@ -1,0 +1,127 @@
+"""What goes over the broker: small messages, with the priority and the queue that were asked for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from tests.desk import close_app, plain_app, told
+from tests.harness import WAIT_S, Deployment, eventually
+
+pytest_plugins = ["tests.desk_fixtures"]
+
+HOPS = 30
+
+
+class Wire:
+    """The messages that went to the broker's queues while somebody listened."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.over = threading.Event()
+
+    def sizes(self) -> list[int]:
+        """Bytes of each message; how long the sender's process id is does not count."""
+        return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]
+
+
+@contextmanager
+def listening(deployment: Deployment) -> Iterator[Wire]:
+    """Everything that is pushed to a queue of the deployment's own, private Redis."""
+    wire = Wire()
+    client = redis.Redis.from_url(deployment.redis_url)
+    database = client.connection_pool.connection_kwargs["db"]
+    end = f"end of {database}"
+    with client, client.monitor() as monitor:
+
+        def listen() -> None:
+            for seen in monitor.listen():
+                command = str(seen["command"])
+                if command == f"ECHO {end}":
+                    return
+                if seen["db"] == database and command.startswith("LPUSH "):
+                    # MONITOR escapes what it shows.
+                    wire.messages.append(command.split(" ", 2)[2].replace("\\\\", "\\"))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield wire
+        finally:
+            redis.Redis.from_url(deployment.redis_url).echo(end)
+            thread.join(WAIT_S)
+
+
+def test_the_thirtieth_hop_costs_no_more_than_the_first(strict: Deployment) -> None:
+    """Thirty calls deep and back: every message is of one size, and holds no payload.
+
+    Only the injected one is different: it comes from "external" and has no parent.
+    """
+    with listening(strict) as wire:
+        told(strict, "ping", {"left": HOPS})
+    first, *others = wire.sizes()
+    assert len(others) >= 2 * HOPS, "30 calls, 30 replies and the end"
+    hops = others[: 2 * HOPS]
+    assert set(hops) == {hops[0]}
+    assert hops[0] - first < 100
+    assert hops[0] < 1_500
+    for message in wire.messages:
+        assert "left" not in message
+        assert "Down" not in json.dumps(_body(message))
+
+
+def _body(message: str) -> Any:
+    return json.loads(base64.b64decode(json.loads(message)["body"]))
+
+
+def test_deeper_deliveries_are_more_urgent(strict: Deployment) -> None:
+    """depth-first: the priority rises with the depth, up to Celery's highest.
+
+    On Redis 0 is the highest; the organism says nothing about the broker's numbers.
+    """
+    _, story = told(strict, "ping", {"left": 12})
+    runs = story.records("came")
+    depths = [len(story.chain(run["thread"])) - 1 for run in runs]
+    assert depths == [*range(1, 14), *range(12, 0, -1)]
+    assert [run["priority"] for run in runs] == [max(9 - depth, 0) for depth in depths]
+
+
+def test_breadth_first_has_no_priorities(desk: Deployment) -> None:
+    """The default: first in, first out, all in one queue."""
+    with listening(desk) as wire:
+        told(desk, "clerk", {"number": 1})
+    assert {json.loads(m)["properties"]["priority"] for m in wire.messages} == {0}
+
+
+def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None:
+    """A listener's own queue is used, by a worker that was not told of it; the default one too."""
+    _, story = told(strict, "errand", {})
+    assert [r["queue"] for r in story.records("came")] == ["errands"]
+    app = plain_app(strict)
+    result = app.send_task("errand", [{}], queue="celery")
+    result.get(timeout=WAIT_S)
+    sent = eventually(lambda: [r for r in strict.records() if r["message"] == result.id])
+    assert [r["queue"] for r in sent] == ["celery"]
+    close_app(app)
+
+
+def test_the_rate_limit_is_celerys(strict: Deployment) -> None:
+    """The worker itself says what it holds a listener to."""
+    [tasks] = strict.app.control.inspect(["worker0@test"], timeout=5.0).registered("rate_limit").values()
+    assert "errand [rate_limit=500/m]" in tasks
+    assert "ping [rate_limit=None]" in tasks or "ping" in tasks
+
+
+def test_the_broker_message_is_readable_and_says_nothing(desk: Deployment) -> None:
+    """Flower's argument is who calls whom with what; the payload's content is not in it."""
+    with listening(desk) as wire:
+        told(desk, "echo", {"text": "nobody's business"})
+    headers = [json.loads(m)["headers"] for m in wire.messages]
+    assert [h["argsrepr"] for h in headers] == ["external → echo Text"]
+    assert not [m for m in wire.messages if "business" in m or "business" in json.dumps(_body(m))]
