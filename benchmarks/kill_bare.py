@@ -75,6 +75,13 @@ def _then(script: Any, place: Place) -> Any:
     return run
 
 
+class PolledBackend(RedisBackend):
+    """Celery's Redis backend for who only looks at results now and then: it subscribes to none."""
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        pass
+
+
 class StruckRequest(Request):
     """The main process's view of a task, with a place to die in."""
 
@@ -90,10 +97,11 @@ class BareTask(celery.Task):  # type: ignore[type-arg]
     Request = "benchmarks.kill_bare:StruckRequest"
 
 
-def make_app(redis_url: str, *, struck: bool = False) -> Celery:
-    """The bare app, acknowledging late like ours; `struck`: with a result backend to die in."""
+def make_app(redis_url: str, *, backend: type[RedisBackend] = PolledBackend) -> Celery:
+    """The bare app, acknowledging late like ours."""
     url = celery_url(redis_url)
-    prefix = f"{StruckBackend.__module__}:{StruckBackend.__name__}+" if struck else "redis+"
+    assert url.startswith("redis+socket://"), "the kill matrix runs on an embedded Redis"
+    prefix = f"{backend.__module__}:{backend.__name__}+"
     app = Celery("bare", set_as_current=False)
     app.conf.update(
         broker_url=url,
@@ -105,7 +113,7 @@ def make_app(redis_url: str, *, struck: bool = False) -> Celery:
         broker_connection_retry_on_startup=True,
     )
 
-    @app.task(name="bare.work", base=BareTask)
+    @app.task(name="bare.work", base=BareTask, shared=False)
     def work(trail: list[Any], case: str, name: str) -> list[str]:
         """Add one's name to the trail, or to the trails of a chord's parts."""
         record(case, name)
@@ -113,7 +121,7 @@ def make_app(redis_url: str, *, struck: bool = False) -> Celery:
         names = [n for part in trail for n in (part if isinstance(part, list) else [part])]
         return [*names, name]
 
-    @app.task(name="bare.open", base=BareTask, bind=True)
+    @app.task(name="bare.open", base=BareTask, bind=True, shared=False)
     def open_chord(self: Any, case: str, name: str) -> None:
         """Become a chord, as Celery's documentation advises."""
         record(case, name)
@@ -162,6 +170,6 @@ def _published(**_: Any) -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        globals()["app"] = made = make_app(os.environ[URL_VARIABLE], struck=True)
+        globals()["app"] = made = make_app(os.environ[URL_VARIABLE], backend=StruckBackend)
         return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

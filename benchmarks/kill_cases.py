@@ -142,20 +142,22 @@ class Verdict:
     case: Case
     observation: Observation
     lost: bool
+    #: a value came that a run without a kill does not give
+    wrong: bool
     doubled: tuple[str, ...]
     #: the interrupted task or handler itself ran more than once
     ran_again: bool
 
     @property
     def kept(self) -> bool:
-        """Nothing lost, nothing doubled, nothing left behind."""
-        return not (self.lost or self.doubled or self.observation.left)
+        """Nothing lost or wrong, nothing doubled, nothing left behind."""
+        return not (self.lost or self.wrong or self.doubled or self.observation.left)
 
     @property
     def text(self) -> str:
         """One cell of the table."""
         seen = self.observation
-        parts = ["LOST"] if self.lost else []
+        parts = ["LOST"] if self.lost else ["WRONG"] if self.wrong else []
         if self.doubled:
             parts.append(f"DOUBLED {', '.join(self.doubled)}")
         if not parts:
@@ -173,6 +175,7 @@ class Verdict:
             "process": self.case.process,
             "point": self.case.point,
             "lost": self.lost,
+            "wrong": self.wrong,
             "doubled": self.doubled,
             "ran_again": self.ran_again,
             "value": seen.value,
@@ -192,7 +195,6 @@ def judge(case: Case, seen: Observation, normal: Observation) -> Verdict:
         doubled.discard(victim)
     extra = seen.deliveries - normal.deliveries
     doubled |= {f"delivery to {name}" for name in extra}
-    wrong = seen.value is not None and sorted(seen.value) != sorted(normal.value or ())
-    if wrong:
-        doubled.add(f"value {' '.join(seen.value or ())}")
-    return Verdict(case, seen, seen.value is None, tuple(sorted(doubled)), ran_again)
+    lost = seen.value is None
+    wrong = not lost and sorted(seen.value or ()) != sorted(normal.value or ())
+    return Verdict(case, seen, lost, wrong, tuple(sorted(doubled)), ran_again)

@@ -93,7 +93,7 @@ def summary(verdicts: Sequence[Verdict], contestant: Contestant) -> str:
     times = sorted(v.observation.recovered_s or 0 for v in own if not v.lost)
     middle, worst = (times[len(times) // 2], times[-1]) if times else (0.0, 0.0)
     return (
-        f"{contestant}: {len(own)} kills, {sum(v.lost for v in own)} lost, "
+        f"{contestant}: {len(own)} kills, {sum(v.lost or v.wrong for v in own)} lost, "
         f"{sum(bool(v.doubled) for v in own)} doubled, "
         f"{sum(bool(v.observation.left) for v in own)} left something behind; "
         f"from the kill to the value {middle:.1f} s (median), {worst:.1f} s (worst)"

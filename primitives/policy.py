@@ -37,7 +37,9 @@ def thresholds(policy: str, total: int) -> Thresholds:
     if name == _BEST_EFFORT:
         return Thresholds(0, 1 if flag else 0)
     need = _needed(name, policy, total)
-    if total and not 1 <= need <= total:
+    if not total:
+        return Thresholds(0, 0)
+    if not 1 <= need <= total:
         raise ValueError(f"policy {policy!r} cannot be met by {total} items")
     # More failures than this and so many successes cannot come together any more.
     return Thresholds(need, 1 if flag else total - need + 1)
@@ -56,7 +58,7 @@ def _parts(policy: str) -> tuple[str, bool]:
 def _needed(name: str, policy: str, total: int) -> int:
     """How many successes a policy asks for."""
     if name in ("all", "any"):
-        return total if name == "all" else min(1, total)
+        return total if name == "all" else 1
     amount = name.removeprefix(_AT_LEAST)
     number = amount.removesuffix("%")
     is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS

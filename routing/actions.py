@@ -26,6 +26,17 @@ class Fault:
 
     payload: Any
     note: str
+    #: keep the delivery among the dead letters, where it can be inspected and replayed
+    dead_letter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The run failed in a way that another may mend."""
+
+    note: str
+    #: seconds until the next run; None: by the listener's backoff
+    after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +108,6 @@ def read_return(returned: object) -> Actions:
         Fault(
             handler_fault(),
             f"the handler returned {what}; return a HandlerResponse, a list of them, or None",
+            dead_letter=True,
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from config.errors import PermanentError
+from config.errors import PermanentError, TransientError
 
 
 class PayloadDefinitionError(PermanentError):
@@ -85,3 +85,19 @@ class ConversationError(PermanentError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class RetryLater(TransientError):  # noqa: N818  # reads as what a handler asks for
+    """Raised by a handler whose delivery may succeed later: it runs again after a backoff.
+
+    `after_s` seconds from now, or the listener's `retry_backoff`, doubled with each failure.
+    After the listener's `max_retries` further runs the delivery goes to the dead letters, and
+    the caller gets the error. Any other TransientError a handler raises counts as the same.
+    """
+
+    def __init__(self, reason: str = "", after_s: float | None = None) -> None:
+        super().__init__(reason, after_s)
+        self.reason, self.after_s = reason, after_s
+
+    def __str__(self) -> str:
+        return self.reason or "the handler asked for another run"

@@ -157,8 +157,10 @@ def _types(paths: Sequence[str], where: str, problems: list[Problem]) -> Mapping
             found = import_dotted(path)
         except ConfigurationError:
             continue  # the loader has reported it
+        if not isinstance(found, type):
+            continue  # likewise
         try:
-            kind = payload_type(found)  # type: ignore[arg-type]
+            kind = payload_type(found)
         except PayloadDefinitionError as exc:
             problems.append(Problem(at, str(exc)))
             continue

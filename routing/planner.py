@@ -119,12 +119,14 @@ class _Draft:
     notes: list[str] = field(default_factory=list)
     calls: int = 0
     limit_told: bool = False
+    dead_letter: bool = False
 
     # --- what is asked -----------------------------------------------------------------
 
     def add(self, action: Action) -> None:
         if isinstance(action, Fault):
             self.notes.append(action.note)
+            self.dead_letter |= action.dead_letter
             self._reply(action.payload, failed=True)
         elif isinstance(action, FanOut):
             self._fan_out(action)
@@ -156,6 +158,7 @@ class _Draft:
             silent_branch=silent,
             max_deliveries=self.organism.max_deliveries if self.calls else 0,
             note="\n".join(self.notes)[:_NOTE_LIMIT],
+            dead_letter=self.dead_letter,
         )
 
     # --- replies -----------------------------------------------------------------------
@@ -237,6 +240,9 @@ class _Draft:
             return
         if thread.depth + 1 > self.organism.max_depth:
             self._tell_self(limit_fault(), f"the call chain is {thread.depth} deep")
+            return
+        if self.over_limit:  # before a thread is made that nobody would ever be called on
+            self._limit_reply()
             return
         child = self._child(thread.id, (*thread.chain, response.to), response.to)
         self._deliver(response.to, child, self._own_name, content, thread.depth + 1, call=True)

@@ -192,7 +192,9 @@ class Frame:
     #: how often this delivery has begun, this time included; also the fencing token: a commit
     #: with an older one is refused
     attempt: int = 1
-    #: why the attempt before this one ended without a commit: "", "timeout" or "lost"
+    #: how many of the attempts count against the listener's retries: those since a replay
+    tries: int = 1
+    #: why the attempt before this one ended without a commit: "", "timeout", "lost" or "retry"
     abandoned: str = ""
 
 
@@ -216,8 +218,10 @@ class Transition:
     silent_branch: bytes = b""
     #: refuse the commit past so many deliveries; 0: it may pass (replies always may)
     max_deliveries: int = 0
-    #: one line for the conversation's log, e.g. what a fault hides from its caller
+    #: for the conversation's log, e.g. what a fault hides from its caller
     note: str = ""
+    #: keep the delivery among the dead letters, with the note as its reason
+    dead_letter: bool = False
 
 
 # --- answers of a backend -------------------------------------------------------------------
@@ -263,6 +267,8 @@ class Publication(NamedTuple):
     parent: str | None
     #: its branch answers within this many ms of its begin; 0: no limit
     answer_within_ms: int = 0
+    #: published before, and nobody began it: only to be published if the broker has lost it
+    unbegun: bool = False
     #: not a delivery but the resumption of the injector's canvas: these are its Celery options
     canvas: str | None = None
 
@@ -348,6 +354,20 @@ class StoredResult:
     success: bool
     payload: bytes
     payload_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A delivery whose handler failed for good."""
+
+    conversation: str
+    delivery: Delivery
+    #: when it failed, ms since 1970 on the registry's clock
+    at_ms: int
+    #: how often it was begun
+    attempts: int
+    #: what the handler raised, or how its worker was lost
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def embedded_redis(config: OrganismConfig) -> EmbeddedRedis:
 
 def plain_name(name: str) -> str:
     """An organism's name, which may hold anything printable, for a folder or a host name."""
-    plain = "".join(c if c.isascii() and c.isalnum() or c in "_-" else "_" for c in name)
+    plain = "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "_" for c in name)
     return plain[:40]
 
 

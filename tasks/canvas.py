@@ -93,9 +93,10 @@ def buffer_item(app: Celery, join: Join, index: int, item: Signature[Any]) -> Si
     which would number its members itself: a window publishes a header in parts, and a recovery
     any one of it.
     """
-    return item.set(
+    item.options.update(
         group_id=join.id, group_index=index, chord=_body(app, join) if join.body else None
     )
+    return item
 
 
 def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:

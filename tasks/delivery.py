@@ -24,8 +24,8 @@ from routing.faults import Huh, handler_fault, timeout_fault
 from routing.intake import receive
 from routing.planner import plan
 from routing.records import (
-    Begun,
     Beginning,
+    Begun,
     Committed,
     Delivery,
     Ending,

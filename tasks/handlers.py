@@ -19,8 +19,9 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from routing import Listener
-from routing.actions import Actions, Fault, read_return
+from config import TransientError
+from routing import Listener, RetryLater
+from routing.actions import Actions, Fault, Retry, read_return
 from routing.faults import handler_fault, timeout_fault
 from tasks.runtime import Runtime
 
@@ -45,8 +46,11 @@ def run_handler(
     *,
     timeout_s: float,
     message_id: str,
-) -> Actions:
-    """Run one handler and read what it returned; a Fault for every way it can fail."""
+) -> Actions | Retry:
+    """Run one handler and read what it returned; a Fault for every way it can fail.
+
+    A TransientError becomes a Retry: whether there is another try is the caller's to know.
+    """
     try:
         with time_limit(timeout_s):
             returned = listener.handler(payload, meta)
@@ -58,13 +62,19 @@ def run_handler(
             "handler.timeout listener=%s message_id=%s timeout_s=%s",
             listener.name, message_id, timeout_s,
         )  # fmt: skip
-        return (Fault(timeout_fault(), f"the handler ran longer than {timeout_s} s"),)
+        note = f"the handler ran longer than {timeout_s} s"
+        return (Fault(timeout_fault(), note, dead_letter=True),)
+    except TransientError as exc:
+        logger.warning(
+            "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, exc
+        )
+        return Retry(str(exc), exc.after_s if isinstance(exc, RetryLater) else None)
     except (Exception, SystemExit, asyncio.CancelledError) as exc:
         if _pool_ends_process(exc):
             raise
         logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)
         trace = "".join(traceback.format_exception(exc))
-        return (Fault(handler_fault(), trace[-_TRACE_LIMIT:]),)
+        return (Fault(handler_fault(), trace[-_TRACE_LIMIT:], dead_letter=True),)
     return read_return(returned)
 
 

@@ -39,6 +39,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     abstract = True
     #: reports a lost process and a hard time-out to the registry
     Request = "tasks.request:DeliveryRequest"
+    Strategy = "tasks.request:strategy"
     typing = False  # the payload is checked by its contract, with a better text
     throws = (ConversationError,)  # an ending, not a crash of ours: no traceback in the log
 

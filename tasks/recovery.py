@@ -27,6 +27,9 @@ from tasks.runtime import Runtime, runtime_of
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
+#: s between two looks at the pool's processes. Celery looks when the pipe of one closes, which
+#: a process that is killed does before it can be waited for; its own next look is 5 s later.
+POOL_LOOK_S = 0.5
 #: three chances before a lease expires
 RENEWALS_PER_LEASE = 3
 #: ms after which a late thing that was taken in hand is late again
@@ -54,6 +57,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._entries = [
             worker.timer.call_repeatedly(renew_s, renew, (runtime,)),
             worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker.app, runtime, publisher)),
+            worker.timer.call_repeatedly(POOL_LOOK_S, worker.pool.maintain_pool),
         ]
 
     def stop(self, worker: Any) -> None:

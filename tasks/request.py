@@ -7,12 +7,15 @@ makes the delivery available at once, instead of when its lease expires.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from celery.worker.state import task_ready
+from celery.worker.strategy import default
 
 from config import RegistryUnavailableError
 from tasks.canvas import CONVERSATION
@@ -28,15 +31,37 @@ def conversation_of(request: Request) -> str:
     return str(named or request.id)
 
 
+def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """Celery's own way to take a message in, but for bodies that are none of a task.
+
+    On those it stumbles: one message ends the worker, and, given back, the next one.
+    """
+    handle = default(task, app, consumer, **options)
+
+    def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_task_body(message.payload):
+            raise InvalidTaskError("the body is not [args, kwargs, embed]")
+        return handle(message, *args, **kwargs)
+
+    return take_in
+
+
+def _is_task_body(body: object) -> bool:
+    match body:
+        case {"args": list(), "kwargs": dict()}:  # protocol 1, which Celery still reads
+            return True
+        case [list(), dict(), dict() | None]:
+            return True
+    return False
+
+
 class DeliveryRequest(Request):
     """A Celery request that gives its delivery's lease up when its process is lost."""
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
-        exc = exc_info.exception
-        if isinstance(exc, ExceptionWithTraceback):
-            exc = exc.exc
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps some
         if isinstance(exc, TimeLimitExceeded):
             return None  # the pool says it twice; `on_timeout` follows and deals with it
         if isinstance(exc, WorkerLostError | SystemExit):

@@ -24,9 +24,7 @@ class Works:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.redis: redis.Redis = redis.Redis.from_url(
-            deployment.redis_url, decode_responses=True
-        )
+        self.redis: redis.Redis = redis.Redis.from_url(deployment.redis_url, decode_responses=True)
         self.conversations: list[str] = []
 
     # --- giving orders ------------------------------------------------------------------

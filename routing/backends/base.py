@@ -2,7 +2,7 @@
 
 An operation happens wholly or not at all, and each may be repeated after a lost answer: that
 is said beside each. Times are the registry's own clock. One suite, `tests/integration/
-test_backend_contract.py`, holds every implementation to this page.
+test_backend_*.py`, holds every implementation to this page.
 """
 
 from __future__ import annotations

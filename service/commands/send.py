@@ -13,25 +13,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import redis
 import typer
 from celery import Celery
-from celery.exceptions import TimeoutError as ResultTimeoutError
-from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 import tasks
-from config import PermanentError, RegistryUnavailableError
+from config import PermanentError
 from routing import InvalidEnvelopeError, Listener, UnknownConversationError
 from routing.records import Conversation, ConversationStatus
 from service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
 from service.deployment import DEFAULT_FILE, running_app
 from service.display import console, counted, duration, ending_text, plain, print_json
 
-#: seconds between two looks at the registry while the result has not arrived
-_LOOK_S = 0.2
+#: seconds between two looks at the registry
+_LOOK_S = 0.1
 #: seconds within which a worker that runs answers
 _PING_S = 1.0
 _INTERRUPTED = 130
@@ -143,12 +140,12 @@ def _refusal(reason: str, listener: Listener) -> str:
 def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversation:
     """The conversation once it has ended, or as it is when the time is over.
 
-    The registry says how it stands; the arrival of Celery's result says when to look.
+    It asks the registry, which also knows the progress: waiting for Celery's result would wake
+    once a second only, and never where the organism's results go elsewhere.
     """
     deadline_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
-    result = app.AsyncResult(conversation)
     err = console(stderr=True)
-    waits = arrived = False
+    waits = False
     try:
         with err.status("") as progress:
             while True:
@@ -160,11 +157,7 @@ def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversat
                     err.print(f"it waits for input; see `threadloom thread {plain(conversation)}`")
                 waits = found.status is ConversationStatus.WAITING
                 progress.update(_progress(found))
-                if arrived:
-                    # An old one, of a conversation of this id that the registry has forgotten.
-                    time.sleep(min(_LOOK_S, left_s))
-                else:
-                    arrived = _arrives(result, min(_LOOK_S, left_s))
+                time.sleep(min(_LOOK_S, left_s))
     except KeyboardInterrupt:
         err.print(f"it goes on; see `threadloom thread {plain(conversation)}`")
         raise typer.Exit(_INTERRUPTED) from None
@@ -175,17 +168,6 @@ def _look(app: Celery, conversation: str) -> Conversation:
     if found is None:
         raise UnknownConversationError(conversation)
     return found
-
-
-def _arrives(result: AsyncResult[Any], timeout_s: float) -> bool:
-    """Whether the result is there, at the latest after `timeout_s`."""
-    try:
-        result.get(timeout=timeout_s, propagate=False)
-    except ResultTimeoutError:
-        return False
-    except (redis.RedisError, OperationalError) as exc:
-        raise RegistryUnavailableError(str(exc)) from exc
-    return True
 
 
 def _progress(found: Conversation) -> Text:

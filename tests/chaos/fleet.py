@@ -67,20 +67,23 @@ class Fleet:
         *,
         size: int = 2,
         concurrency: int = 2,
+        watchers: int = 0,
     ) -> None:
+        """`watchers` more workers take no messages: they only sweep, and nobody kills them."""
         self._nursery = nursery
         self._directory = directory
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         self._concurrency = concurrency
         self._closing = threading.Event()
         self.started = 0
+        self._watchers = [self._start("-Q", "watched") for _ in range(watchers)]
         self.members = [self._start() for _ in range(size)]
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
 
     def await_ready(self) -> None:
         """Return when every worker takes messages."""
-        eventually(lambda: all(each.ready for each in self.members), what="workers ready")
+        eventually(lambda: all(each.ready for each in self._everybody()), what="workers ready")
 
     def logs(self) -> str:
         """What all workers have logged."""
@@ -91,14 +94,18 @@ class Fleet:
         """Have every worker finish what it does and end; fail if one does not."""
         self._closing.set()
         self._supervisor.join()
-        for each in self.members:
+        everybody = self._everybody()
+        for each in everybody:
             each.signal(signal.SIGCONT)
             each.signal(signal.SIGTERM, whole=False)
         try:
-            eventually(lambda: not any(each.alive for each in self.members), what="warm shutdown")
+            eventually(lambda: not any(each.alive for each in everybody), what="warm shutdown")
         finally:
-            for each in self.members:
+            for each in everybody:
                 each.signal(signal.SIGKILL)
+
+    def _everybody(self) -> list[Killable]:
+        return [*self._watchers, *self.members]
 
     def _supervise(self) -> None:
         while not self._closing.wait(_LOOK_S):
@@ -106,15 +113,16 @@ class Fleet:
                 if not each.alive:
                     self.members[place] = self._start()
 
-    def _start(self) -> Killable:
+    def _start(self, *options: str) -> Killable:
         name = f"chaos{self.started}@test"
         log = self._directory / f"chaos{self.started:03}.log"
+        log.touch()
         self.started += 1
         pid = self._nursery.start(
             [
                 "-A", "tests.chaos.killable", "worker", "--loglevel", "INFO",
                 "--concurrency", str(self._concurrency), "--hostname", name,
-                "--without-gossip", "--without-mingle",
+                "--without-gossip", "--without-mingle", *options,
             ],
             self._environment,
             log,

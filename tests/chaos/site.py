@@ -50,6 +50,7 @@ class Site:
         environment: Mapping[str, str] | None = None,
         size: int = 2,
         concurrency: int = 2,
+        watchers: int = 0,
     ) -> None:
         self.directory = directory
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
@@ -73,6 +74,7 @@ class Site:
             },
             size=size,
             concurrency=concurrency,
+            watchers=watchers,
         )
 
     @property

@@ -13,29 +13,26 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import celery
 import pytest
 
 import tasks
-from primitives import BufferStart, SequenceStart
-from routing import XML
 from tasks.runtime import Point
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import HANDLING, Order
 from tests.chaos.site import Site
 from tests.chaos.verdict import await_end, flaws, story
+from tests.chaos.workload import Plan, ask, buffer, sequence
 from tests.harness import eventually
-from tests.works import xml
 
 #: seconds from the kill to the end of the conversation: what the issue promises
 WORST_S = 15.0
 MEDIAN_S = 5.0
 #: seconds a loaded machine may take on top before a test gives up
 PATIENCE_S = 60.0
-#: seconds between two injections: a worker that dies takes others' deliveries with it
-APART_S = {"process": 0.02, "worker": 0.3}
+#: seconds between two injections, so that those who are ended are replaced in the meantime
+APART_S = {"process": 0.1, "worker": 0.25}
 
 #: the way of a delivery with one message to publish …
 WAY = (
@@ -51,14 +48,36 @@ AT_ONCE_WAY = (
 )  # fmt: skip
 
 
+def injected(site: Site, conversation: str, plan: Plan) -> None:
+    """From inside: the registry has the conversation before the broker has its message."""
+    tasks.inject(site.app, plan.to, plan.message, conversation_id=conversation)
+
+
+def sent(site: Site, conversation: str, plan: Plan) -> None:
+    """A plain message from somebody else."""
+    site.app.send_task(plan.to, [plan.message], task_id=conversation)
+
+
+def chained(site: Site, conversation: str, plan: Plan) -> None:
+    """Somebody else's chain, which goes on with the value."""
+    first = site.app.signature(plan.to, [plan.message], task_id=conversation)
+    last = site.app.signature("keeper", task_id=remainder(conversation))
+    celery.chain(first, last).apply_async()
+
+
+def remainder(conversation: str) -> str:
+    """The conversation that the rest of somebody else's chain is."""
+    return str(uuid.uuid5(uuid.UUID(conversation), "remainder"))
+
+
 @dataclass(frozen=True)
 class Role:
     """A delivery's part in a conversation: which one it is, and what it passes before."""
 
     listener: str
     way: tuple[str, ...]
-    begin: Callable[[Site, str], None]
-    expected: Any
+    plan: Plan
+    begin: Callable[[Site, str, Plan], None] = injected
     #: deliveries to the same listener that come before it in the conversation
     earlier: int = 0
     #: messages it publishes before it is killed while publishing; None: as many as `earlier`
@@ -70,81 +89,28 @@ class Role:
         return self.earlier if self.published is None else self.published
 
 
-def number(value: int) -> XML:
-    return xml("Number", value=value)
-
-
-def call(site: Site, conversation: str) -> None:
-    """A listener calls a peer and replies with what it makes of the answer."""
-    tasks.inject(site.app, "asker", {"value": 3}, conversation_id=conversation)
-
-
-def sequence(site: Site, conversation: str) -> None:
-    start = SequenceStart(["increment", "double", "increment"], number(3), sequence_id="line")
-    tasks.inject(site.app, "system.sequence", start, conversation_id=conversation)
-
-
-def buffer(site: Site, conversation: str) -> None:
-    """A chord; one part at a time, so that each part but the last releases the next one."""
-    start = BufferStart(
-        "increment", [number(n) for n in range(3)], max_parallel=1, buffer_id="batch"
-    )
-    tasks.inject(site.app, "system.buffer", start, conversation_id=conversation)
-
-
-def wide_buffer(site: Site, conversation: str) -> None:
-    start = BufferStart("increment", [number(n) for n in range(4)], buffer_id="batch")
-    tasks.inject(site.app, "system.buffer", start, conversation_id=conversation)
-
-
-def foreign_chain(site: Site, conversation: str) -> None:
-    """Somebody else's chain, whose first task calls a peer before it replies."""
-    first = site.app.signature("asker", [{"value": 3}], task_id=conversation)
-    last = site.app.signature("keeper", task_id=remainder(conversation))
-    celery.chain(first, last).apply_async()
-
-
-def remainder(conversation: str) -> str:
-    """The conversation that the rest of somebody else's chain is."""
-    return str(uuid.uuid5(uuid.UUID(conversation), "remainder"))
-
-
-def batch(total: int) -> dict[str, Any]:
-    """What a buffer says that incremented the first `total` numbers."""
-    items = "".join(
-        f'<item index="{n}" success="true">{number(n + 1).text}</item>' for n in range(total)
-    )
-    return {
-        "buffer_id": "batch",
-        "total": total,
-        "successful": total,
-        "results": f"<results>{items}</results>",
-    }
-
-
-def at_once(site: Site, conversation: str) -> None:
-    """A plain message from somebody else, answered by the first listener."""
-    site.app.send_task("increment", [{"value": 6}], task_id=conversation)
-
-
-SEVEN = {"value": 7}
-LINE = {"sequence_id": "line", "final_result": xml("Number", value=9).text, "step_count": 3}
+CALL = ask("asker", 3)
+LINE = sequence(["increment", "double", "increment"], 3)
+#: one part at a time, so that each part but the last releases the next one
+PARTS = buffer("increment", [0, 1, 2], max_parallel=1)
+WIDE = buffer("increment", [0, 1, 2, 3])
 ROLES = {
-    "peer": Role("doubler", WAY, call, SEVEN),
-    "caller": Role("asker", WAY, call, SEVEN),
-    "ending": Role("asker", WAY, call, SEVEN, earlier=1),
-    "chain_start": Role("system.sequence", SYSTEM_WAY, sequence, LINE),
-    "chain_step": Role("double", WAY, sequence, LINE),
-    "chain_body": Role("system.sequence", SYSTEM_WAY, sequence, LINE, earlier=1),
-    "chord_start": Role("system.buffer", SYSTEM_WAY, wide_buffer, batch(4), published=1),
-    "chord_part": Role("increment", WAY, buffer, batch(3), earlier=1),
-    "last_chord_part": Role("increment", WAY, buffer, batch(3), earlier=2),
-    "chord_body": Role("system.buffer", SYSTEM_WAY, buffer, batch(3), earlier=1),
-    "told": Role("asker", (Point.RETURNED,), call, SEVEN),
-    "at_once": Role("increment", AT_ONCE_WAY, at_once, SEVEN),
-    "parked": Role("asker", WAY, foreign_chain, SEVEN),
-    "parked_ending": Role("asker", WAY, foreign_chain, SEVEN, earlier=1),
-    "resumed": Role("asker", (Point.RETURNED,), foreign_chain, SEVEN),
+    "peer": Role("doubler", WAY, CALL),
+    "caller": Role("asker", WAY, CALL),
+    "ending": Role("asker", WAY, CALL, earlier=1),
+    "told": Role("asker", (Point.RETURNED,), CALL),
+    "chain_start": Role("system.sequence", SYSTEM_WAY, LINE),
+    "chain_step": Role("double", WAY, LINE),
+    "chain_body": Role("system.sequence", SYSTEM_WAY, LINE, earlier=1),
+    # killed after the second of its four messages
+    "chord_start": Role("system.buffer", SYSTEM_WAY, WIDE, published=1),
+    "chord_part": Role("increment", WAY, PARTS, earlier=1),
+    "last_chord_part": Role("increment", WAY, PARTS, earlier=2),
+    "chord_body": Role("system.buffer", SYSTEM_WAY, PARTS, earlier=1),
+    "at_once": Role("increment", AT_ONCE_WAY, ask("increment", 6), begin=sent),
+    "parked": Role("asker", WAY, CALL, begin=chained),
+    "parked_ending": Role("asker", WAY, CALL, begin=chained, earlier=1),
+    "resumed": Role("asker", (Point.RETURNED,), CALL, begin=chained),
 }
 CASES = [(name, point) for name, role in ROLES.items() for point in role.way]
 
@@ -161,7 +127,7 @@ class Kills:
             let_pass = role.earlier if point != Point.PUBLISHING else role.let_publish
             order = Order(role.listener, point, let_pass, whole_worker=scope == "worker")
             site.orders.give(conversation, order)
-            role.begin(site, conversation)
+            role.begin(site, conversation, role.plan)
             time.sleep(APART_S[scope])  # the pace of what arrives: nothing to wait for
 
     def await_kill(self, conversation: str) -> float:
@@ -188,7 +154,7 @@ def kills(
 ) -> Iterator[Kills]:
     """Every kill of a pool process, then every kill of a worker."""
     directory = tmp_path_factory.mktemp("kills")
-    site = Site(directory, nursery, redis_url=deployment_url(), size=3)
+    site = Site(directory, nursery, redis_url=deployment_url(), size=6, concurrency=1, watchers=1)
     try:
         site.fleet.await_ready()
         yield Kills(site, request.param)
@@ -205,9 +171,9 @@ def test_killed_there_a_conversation_still_ends_right_and_once(
     killed = kills.await_kill(conversation)
     resumed_s = max(0.0, kills.await_end(conversation) - killed)
     kills.resumed_s.append(resumed_s)
-    expected = ROLES[role].expected
+    expected = ROLES[role].plan.expected
     found = flaws(kills.site, conversation, expected)
-    if ROLES[role].begin is foreign_chain:
+    if ROLES[role].begin is chained:
         rest = remainder(conversation)
         await_end(kills.site, rest, timeout_s=PATIENCE_S)
         found += flaws(kills.site, rest, expected)

@@ -76,9 +76,7 @@ def importable() -> list[str]:
 
 def client() -> None:
     """Send what stands on stdin (JSON: a list of [task, args, options]) and print what comes."""
-    sent = [
-        app.send_task(name, args, **options) for name, args, options in json.load(sys.stdin)
-    ]
+    sent = [app.send_task(name, args, **options) for name, args, options in json.load(sys.stdin)]
     outcomes = []
     for result in sent:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -240,6 +241,24 @@ def everything(story: Story) -> None:
     backend.join(story.id, "j1")
     backend.kill(story.id, KILLED)
     story.try_begin(story.id, lease_ms=1)
+
+
+def test_every_answer_can_be_sent_to_another_process(story: Story) -> None:
+    """What a backend takes and returns pickles, as the processes of one machine need it."""
+    frame = story.start()
+    given = story.transition(frame, **story.fan_out(frame, 2, memo={"n": [1]}))
+    answers = [
+        frame,
+        given,
+        story.backend.commit(given),
+        story.begin("j1.0"),
+        story.row,
+        story.backend.log(story.id),
+        story.backend.threads(story.id),
+        story.backend.join(story.id, "j1"),
+        story.backend.due(limit=9),
+    ]
+    assert pickle.loads(pickle.dumps(answers)) == answers
 
 
 @pytest.mark.parametrize("conversation", ODD_IDS)

@@ -182,6 +182,17 @@ def test_a_call_that_breaks_its_contract_comes_back_as_huh(
     assert [r["got"] for r in story.records("call")] == ["Call", "Huh"]
 
 
+def test_a_buffer_item_of_an_undeclared_class_is_a_failed_item(desk: Deployment) -> None:
+    """An item is a call, not a reply: the target never sees what it does not declare."""
+    items = ["<Add><a>1</a></Add>", "<Ask><number>1</number></Ask>", "<huh/>"]
+    value, story = told(desk, "system.buffer", {"target": "calculator.add", "items": items})
+    results = value["payload"]["results"]
+    assert (value["payload"]["total"], value["payload"]["successful"]) == (3, 1)
+    assert results.count('success="false"') == 2
+    assert results.count("is not accepted here") == 2
+    assert len(story.records("add")) == 1
+
+
 def test_fifty_deep_is_answered_and_fifty_one_is_refused(desk: Deployment) -> None:
     """The fifty-first in a chain is not called: its caller gets the limit, and it comes up."""
     names = ["a", "b"] * 26

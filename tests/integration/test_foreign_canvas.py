@@ -187,9 +187,7 @@ def test_a_chain_inside_a_chord(canvas: Canvas, label: str) -> None:
 
 
 @REPLIES
-def test_a_group_is_read_whole(
-    canvas: Canvas, listener: str, payload: Any, reply: Any
-) -> None:
+def test_a_group_is_read_whole(canvas: Canvas, listener: str, payload: Any, reply: Any) -> None:
     """Three of a kind in a group, each its own conversation."""
     members = group([canvas.listener(listener, payload) for _ in range(3)], app=canvas.app)
     result = members.apply_async()

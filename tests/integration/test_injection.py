@@ -14,7 +14,7 @@ import redis
 import tasks
 from routing import XML, ConversationError
 from routing.errors import InvalidEnvelopeError, UnknownConversationError
-from tests.desk import Story, plain_app, close_app, told
+from tests.desk import Story, close_app, plain_app, told
 from tests.harness import ORGANISMS, WAIT_S, Deployment, eventually
 
 pytest_plugins = ["tests.desk_fixtures"]
@@ -84,6 +84,8 @@ def test_an_authenticated_sender_is_named(desk: Deployment) -> None:
         ("calculator.add", "<Ask><number>1</number></Ask>", InvalidEnvelopeError, "Ask"),
         ("calculator.add", "<Add><a>1</a>", InvalidEnvelopeError, "parse"),
         ("calculator.add", 7, InvalidEnvelopeError, "int 7"),
+        ("calculator.add", b"<Add><a>\xff</a></Add>", InvalidEnvelopeError, "not UTF-8"),
+        ("calculator.add", "<Add><a>1</a></Add>".encode("utf-16"), InvalidEnvelopeError, "NUL"),
         ("echo", ENVELOPE.replace("Add", "Text"), InvalidEnvelopeError, ""),
     ],
 )
@@ -116,9 +118,7 @@ def test_the_same_id_twice_is_one_conversation(desk: Deployment) -> None:
     assert [e.event for e in story.log].count("ended") == 1
 
 
-def test_an_injection_is_published_once(
-    deployment_url: Callable[[], str], tmp_path: Path
-) -> None:
+def test_an_injection_is_published_once(deployment_url: Callable[[], str], tmp_path: Path) -> None:
     """With no worker to take it: one message, which the outbox then has no need to repeat."""
     app = tasks.create_app(ORGANISMS / "desk" / "organism.yaml", redis_url=deployment_url())
     conversation = str(uuid.uuid4())
@@ -204,8 +204,6 @@ class TestWaiting:
         """The caller gets the reply that the answer led to."""
         call = {"to": "reception", "message": "<Ask><number>7</number></Ask>"}
         result = desk.inject("caller", call)
-        log = eventually(
-            lambda: [e for e in desk.backend.log(result.id) if e.event == "waiting"]
-        )
+        log = eventually(lambda: [e for e in desk.backend.log(result.id) if e.event == "waiting"])
         assert tasks.answer_wait(desk.app, result.id, log[0].detail["id"], {"text": "x"})
         assert result.get(timeout=WAIT_S)["payload"]["kind"] == "Answer"

@@ -47,10 +47,14 @@ def test_a_step_that_starts_a_buffer(works: Works) -> None:
 def test_a_step_that_is_a_buffer(works: Works) -> None:
     """What the buffer collected is the next step's input; one that cannot start fails there."""
     buffer = BufferStart("worker", jobs(("machine", "a"), ("crash", "")), buffer_id="mine")
-    answer = works.ask("system.sequence", SequenceStart(["system.buffer", "archive"], as_xml(buffer)))
+    answer = works.ask(
+        "system.sequence", SequenceStart(["system.buffer", "archive"], as_xml(buffer))
+    )
     assert text_of(answer["final_result"]) == "filed BufferComplete"
     buffer = BufferStart("nobody", jobs(("do", "a")))
-    answer = works.ask("system.sequence", SequenceStart(["system.buffer", "archive"], as_xml(buffer)))
+    answer = works.ask(
+        "system.sequence", SequenceStart(["system.buffer", "archive"], as_xml(buffer))
+    )
     assert (answer["type"], answer["failed_step"], answer["step_index"]) == (
         "SequenceError",
         "system.buffer",
@@ -93,21 +97,25 @@ def test_eight_nested_conversations_at_once(works: Works) -> None:
 def test_an_item_that_is_late_takes_everything_inside_it_along(works: Works) -> None:
     """A buffer inside an item outlives the item's time: what it still runs comes to nothing."""
     items = jobs(("buffer", "gate:in"), ("do", "x"))
-    answer = works.buffer("worker", items, item_timeout_seconds=1.0)
+    start = BufferStart("worker", items, item_timeout_seconds=1.5)
+    result = works.begin("system.buffer", start)
+    for name in ("in.0", "in.1", "in.2"):
+        works.seen("work", got=name)
+    answer = fields_of(result.get(timeout=WAIT_S))
     assert texts(works.items(answer)) == [f"!{NO_ANSWER}", "x"]
-    started = [r["got"] for r in works.records("work", how="gate")]
-    assert sorted(started) == ["in.0", "in.1", "in.2"]
-    works.open_gate(*started)
+    works.open_gate("in.0", "in.1", "in.2")
     works.story()
     assert not works.records("answered")
 
 
 def test_a_deadline_outside_ends_what_is_inside(works: Works) -> None:
-    """The outer buffer does not wait for a sequence at its second step; the third never runs."""
+    """The outer buffer does not wait for a sequence at its first step; the second never runs."""
     job = xml("Job", how="gate", what="g")
     inner = as_xml(SequenceStart(["worker", "line.paint"], job))
-    answer = works.buffer("system.sequence", [inner], deadline_seconds=0.5)
-    [item] = works.items(answer)
+    start = BufferStart("system.sequence", [inner], deadline_seconds=1.0)
+    result = works.begin("system.buffer", start)
+    works.seen("work", got="g")
+    [item] = works.items(result.get(timeout=WAIT_S))
     assert item.missing
     works.open_gate("g")
     works.story()
@@ -123,3 +131,13 @@ def test_a_sequence_inside_a_buffer_nobody_collects(works: Works) -> None:
         "BufferComplete",
         "SequenceComplete",
     ]
+
+
+def test_an_agent_with_two_buffers_at_once(works: Works) -> None:
+    """Both come back to it, each with its own results; it answers when it has seen both."""
+    start = BufferStart("worker", jobs(("do", "a"), ("machine", "b")))
+    order = {"to": "system.buffer", "what": as_xml(start).text}
+    answer = works.ask("foreman.of.two", order)
+    assert answer["type"] == "Done"
+    assert [text[-4:] for text in answer["what"].split()] == ["22ab", "22ab"]
+    assert [r["back"] for r in works.records("lead_two")] in ([1, 2], [2, 1])

@@ -262,8 +262,8 @@ local function refusal(id, fields, redelivered, owner, lease)
     cancel(id, attempt, fields, #fields.scope)
     return {'skip', 'cancelled'}
   end
-  local at = tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0)
-  if state == 'leased' and at > now and not (redelivered and holder == owner) then
+  if state == 'leased' and not (redelivered and holder == owner)
+      and tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0) > now then
     return {'skip', 'leased'}
   end
 end

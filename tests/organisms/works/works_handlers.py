@@ -18,7 +18,15 @@ from primitives import (
     SequenceError,
     SequenceStart,
 )
-from routing import XML, HandlerMetadata, HandlerResponse, Huh, UnknownResultsError, payload
+from routing import (
+    XML,
+    HandlerMetadata,
+    HandlerResponse,
+    Huh,
+    UnknownResultsError,
+    payload,
+    payload_type,
+)
 from tests.recording import record
 
 #: how long a handler waits for its gate before it gives up; longer than any test waits
@@ -250,6 +258,18 @@ def lead(message: Any, meta: HandlerMetadata) -> HandlerResponse:
     return HandlerResponse.respond(Report(type(message).__name__, what))
 
 
+def lead_two(message: Order | BufferComplete, meta: HandlerMetadata) -> Any:
+    """Starts the same thing twice at once, and answers when both have come back."""
+    if isinstance(message, Order):
+        return [HandlerResponse(message.what, to=message.to)] * 2
+    back = [slot.payload for slot in meta.context if slot.payload_name == "BufferComplete"]
+    record(meta, "lead_two", back=len(back))
+    if len(back) < 2:
+        return None
+    texts = " ".join("".join(element.itertext()) for element in back)
+    return HandlerResponse.respond(Done(texts))
+
+
 def account(message: Order | BufferComplete, meta: HandlerMetadata) -> HandlerResponse:
     if isinstance(message, Order):
         return HandlerResponse(message.what, to=message.to)
@@ -296,6 +316,4 @@ def pass_gate(name: str) -> None:
 
 
 def _xml(message: Any) -> XML:
-    from routing import payload_type
-
     return XML(payload_type(type(message)).to_element(message))
