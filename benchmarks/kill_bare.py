@@ -15,16 +15,14 @@ from celery import Celery, Signature, current_task, signals
 from celery.backends.redis import RedisBackend
 from celery.worker.request import Request
 
-from benchmarks.kill_points import URL_VARIABLE, Place, record, strike
+from benchmarks.kill_points import URL_VARIABLE, VISIBILITY_VARIABLE, Place, record, strike
 from config.celery_settings import celery_url
 
 OPENER = "opener"
-#: as long as a message may lie with a worker that is gone; Celery's default is an hour
-VISIBILITY_S = 10
-#: shared by both contestants. Stock Celery looks for such messages each 100 s only (interval
-#: 10, throttle 10), and a worker killed while it looks keeps all others from it for 300 s.
+#: shared by both contestants. Stock Celery looks for messages of lost workers each 100 s only
+#: (interval 10, throttle 10), and a worker killed while it looks keeps all others from it for
+#: 300 s.
 TRANSPORT = {
-    "visibility_timeout": VISIBILITY_S,
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 2,
@@ -98,15 +96,16 @@ class BareTask(celery.Task):  # type: ignore[type-arg]
 
 
 def make_app(redis_url: str, *, backend: type[RedisBackend] = PolledBackend) -> Celery:
-    """The bare app, acknowledging late like ours."""
+    """The bare app, acknowledging late like ours; its workers are told a visibility timeout."""
     url = celery_url(redis_url)
     assert url.startswith("redis+socket://"), "the kill matrix runs on an embedded Redis"
+    visibility_s = int(os.environ.get(VISIBILITY_VARIABLE, "3600"))
     prefix = f"{backend.__module__}:{backend.__name__}+"
     app = Celery("bare", set_as_current=False)
     app.conf.update(
         broker_url=url,
         result_backend=url.replace("redis+", prefix, 1),
-        broker_transport_options=TRANSPORT,
+        broker_transport_options={"visibility_timeout": visibility_s, **TRANSPORT},
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,

@@ -27,14 +27,21 @@ from celery import Celery
 import tasks
 from benchmarks import kill_bare, kill_ours
 from benchmarks.kill_cases import Canvas, Case, Contestant, Observation, Verdict, judge
-from benchmarks.kill_points import DIRECTORY_VARIABLE, URL_VARIABLE, Process, order, struck_at
+from benchmarks.kill_points import (
+    DIRECTORY_VARIABLE,
+    URL_VARIABLE,
+    VISIBILITY_VARIABLE,
+    Process,
+    order,
+    struck_at,
+)
 from service.lifeline import tied_to_owner
 
 ROOT = Path(__file__).parent.parent
 QUEUE = "celery"
-#: how long a canvas is waited for after a kill: the visibility timeout, a look each second,
-#: and what a busy machine needs
-PATIENCE_S = kill_bare.VISIBILITY_S + 6.0
+#: how long a canvas is waited for after the visibility timeout: there is a look each second,
+#: and the machine may be busy
+_MARGIN_S = 6.0
 _START_S = 60.0
 _LOOK_S = 0.03
 #: looks in a row at which nothing is under way: between its queue and the list of what is
@@ -79,7 +86,12 @@ class Worker:
         """Return once it takes commands. Raises RuntimeError with its log if it does not."""
         ready = within(_START_S, lambda: self.ended or " ready." in self._log.read_text())
         if not ready or self.ended:
-            raise RuntimeError(f"{self.name} did not start:\n{self._log.read_text()}")
+            raise RuntimeError(f"{self.name} did not start:\n{self.log_tail}")
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self._log.read_text().splitlines()[-40:])
 
     @property
     def ended(self) -> bool:
@@ -96,12 +108,19 @@ class Worker:
 class Lane:
     """Runs cases of one contestant; a context manager that ends its workers."""
 
-    def __init__(self, contestant: Contestant, redis_url: str, folder: Path) -> None:
+    def __init__(
+        self, contestant: Contestant, visibility_s: int, redis_url: str, folder: Path
+    ) -> None:
         folder.mkdir()
         self._contestant = contestant
         self._folder = folder
         self._redis = redis.Redis.from_url(redis_url, decode_responses=True)
-        self._environment = {DIRECTORY_VARIABLE: str(folder), URL_VARIABLE: redis_url}
+        self._patience_s = visibility_s + _MARGIN_S
+        self._environment = {
+            DIRECTORY_VARIABLE: str(folder),
+            URL_VARIABLE: redis_url,
+            VISIBILITY_VARIABLE: str(visibility_s),
+        }
         module = kill_bare if contestant is Contestant.BARE else kill_ours
         self._module = module.__name__
         self._app: Celery = module.make_app(redis_url)
@@ -132,9 +151,9 @@ class Lane:
         before = self._leftovers()
         order(self._folder, case.row.victim, case.point, case.process)
         run, result = self._begin(case.row.canvas)
-        at = within(PATIENCE_S, lambda: struck_at(self._folder))
+        at = within(self._patience_s, lambda: struck_at(self._folder))
         if at is None:
-            raise RuntimeError(f"never came to {case}: {self._runs(run)}")
+            raise RuntimeError(f"never came to {case}: {self._runs(run)}\n{active.log_tail}")
         if standby is not None:
             active.process.wait()
             self._workers.remove(active)
@@ -192,7 +211,7 @@ class Lane:
         return run, str(build(self._app, run).apply_async().id)
 
     def _observe(self, run: str, result: str, at: float, before: Counter[str]) -> Observation:
-        deadline = at + PATIENCE_S
+        deadline = at + self._patience_s
         value = within(deadline - time.time(), lambda: self._value(result))
         recovered_s = time.time() - at if value else None
         self._settle(deadline)
@@ -251,7 +270,7 @@ class Lane:
         )
         for key in self._redis.scan_iter(count=1000):
             kind = _kind_of(key)
-            if kind == "chord key":
+            if kind == "chord keys":
                 found[kind] += 1
             elif kind and self._redis.ttl(key) == -1:
                 found[f"{kind} without expiry"] += 1
@@ -261,9 +280,9 @@ class Lane:
 def _kind_of(key: str) -> str:
     """What a key is, if it belongs to one canvas or conversation; else ""."""
     if key.startswith("celery-task-meta-"):
-        return "result"
+        return "results"
     if key.startswith("celery-taskset-meta-"):
         # `.c` is Celery's mark that a chord is done, kept for five minutes after each.
-        return "" if key.endswith(".c") else "chord key"
+        return "" if key.endswith(".c") else "chord keys"
     uuids = re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-", key)
-    return "record" if key.startswith("tl:") and uuids else ""
+    return "records" if key.startswith("tl:") and uuids else ""

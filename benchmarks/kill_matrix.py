@@ -31,19 +31,23 @@ from benchmarks.kill_lane import Lane
 from benchmarks.kill_points import Process
 from service.embedded_redis import EmbeddedRedis
 
+#: whose canvases a lane runs, and the visibility timeout of its workers
+Kind = tuple[Contestant, int]
+
 
 def run(wanted: Sequence[Case], *, lanes: int, progress: Progress | None = None) -> list[Verdict]:
     """Run cases on a private Redis, in so many lanes for each contestant; in their order."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-")))
         server = stack.enter_context(EmbeddedRedis(folder / "redis", persistent=False))
-        pool = stack.enter_context(ThreadPoolExecutor(2 * lanes))
+        queues = _queues(wanted)
+        pool = stack.enter_context(ThreadPoolExecutor(lanes * len(queues)))
         bar = progress.add_task("kills", total=len(wanted)) if progress else None
         results: dict[Case, Verdict] = {}
 
-        def lane(number: int, contestant: Contestant, left: queue.SimpleQueue[Case]) -> None:
-            name = f"{contestant.name.lower()}{number}"
-            with Lane(contestant, server.url(number), folder / name) as open_lane:
+        def lane(number: int, kind: Kind, left: queue.SimpleQueue[Case]) -> None:
+            name = f"{kind[0].name.lower()}{number}"
+            with Lane(*kind, server.url(number), folder / name) as open_lane:
                 while not left.empty():
                     try:
                         case = left.get_nowait()
@@ -54,16 +58,21 @@ def run(wanted: Sequence[Case], *, lanes: int, progress: Progress | None = None)
                         progress.advance(bar)
 
         futures: list[Future[None]] = []
-        for contestant in Contestant:
-            own: queue.SimpleQueue[Case] = queue.SimpleQueue()
-            for case in sorted(wanted, key=lambda case: case.process is Process.CHILD):
-                if case.contestant is contestant:
-                    own.put(case)
+        for kind, own in queues.items():
             for _ in range(min(lanes, own.qsize())):
-                futures.append(pool.submit(lane, len(futures), contestant, own))
+                futures.append(pool.submit(lane, len(futures), kind, own))
         for future in futures:
             future.result()
     return [results[case] for case in wanted]
+
+
+def _queues(wanted: Sequence[Case]) -> dict[Kind, queue.SimpleQueue[Case]]:
+    """The cases by the kind of lane they need, what takes longest first."""
+    queues: dict[Kind, queue.SimpleQueue[Case]] = {}
+    for case in sorted(wanted, key=lambda case: case.process is Process.CHILD):
+        kind = case.contestant, case.row.visibility_s
+        queues.setdefault(kind, queue.SimpleQueue()).put(case)
+    return queues
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:

@@ -17,6 +17,8 @@ import redis
 DIRECTORY_VARIABLE = "KILL_MATRIX_DIRECTORY"
 #: Redis URL, in redis-py's form, of everything that a lane does
 URL_VARIABLE = "KILL_MATRIX_URL"
+#: seconds until a message of a lost worker is handed out again, in bare Celery
+VISIBILITY_VARIABLE = "KILL_MATRIX_VISIBILITY_S"
 #: the order once it is carried out
 STRUCK = "struck"
 

@@ -14,7 +14,7 @@ from routing.errors import (
     UnknownResultsError,
     UnknownThreadError,
 )
-from routing.faults import Huh, SystemError  # noqa: A004  # the wire format's name
+from routing.faults import Huh, SystemError  # the wire format's name
 from routing.handler import Handler, HandlerMetadata, HandlerResponse
 from routing.markup import XML
 from routing.organism import Listener, Organism, build_organism

@@ -8,7 +8,7 @@ from typing import Any
 
 from lxml import etree
 
-from routing.faults import Huh, SystemError  # noqa: A004  # the wire format's name
+from routing.faults import Huh, SystemError  # the wire format's name
 from routing.markup import XML
 from routing.payload import payload_type
 from routing.records import ConversationStatus, Ending

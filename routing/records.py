@@ -267,8 +267,6 @@ class Publication(NamedTuple):
     parent: str | None
     #: its branch answers within this many ms of its begin; 0: no limit
     answer_within_ms: int = 0
-    #: published before, and nobody began it: only to be published if the broker has lost it
-    unbegun: bool = False
     #: not a delivery but the resumption of the injector's canvas: these are its Celery options
     canvas: str | None = None
 
@@ -368,6 +366,8 @@ class DeadLetter:
     attempts: int
     #: what the handler raised, or how its worker was lost
     reason: str
+    #: where it stands in the list, opaque; pages continue behind it
+    position: str
 
 
 @dataclass(frozen=True, slots=True)

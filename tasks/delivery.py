@@ -9,6 +9,7 @@ on both.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import TypeVar
 from config import RegistryUnavailableError
 from primitives import SystemCall
 from routing import HandlerMetadata, Listener
-from routing.actions import Actions, Fault
+from routing.actions import Actions, Fault, Retry
 from routing.context import DEFAULT_LIMIT, ContextBuffer, ContextSlot, LazyContext
 from routing.errors import InvalidEnvelopeError
 from routing.faults import Huh, handler_fault, timeout_fault
@@ -38,6 +39,7 @@ from routing.records import (
     Transition,
 )
 from routing.results import StoredResults
+from routing.retry import backoff_ms
 from tasks.handlers import run_handler
 from tasks.publisher import Publisher
 from tasks.runtime import Point, Runtime, new_id
@@ -94,6 +96,8 @@ class Deliverer:
         self._runtime.reached(Point.BEGUN, frame.delivery.id)
         actions = (refusal,) if refusal else self._run(frame)
         self._runtime.reached(Point.HANDLED, frame.delivery.id)
+        if isinstance(actions, Retry):
+            return self._postpone(actions, frame)
         committed, transition = self._commit(actions, frame)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
@@ -104,29 +108,29 @@ class Deliverer:
         if committed.resume is not None and not own:
             outbox.append(committed.resume)
         joins = transition.joins + ((frame.join,) if frame.join else ())
-        self._publisher.publish(outbox, root_id=root_id, joins=joins)
+        self._publisher.publish(outbox, root_id=root_id, joins=joins, clear_later=True)
         self._runtime.reached(Point.CLEARED, frame.delivery.id)
         return Outcome(committed.release if own else None, _summary(transition))
 
     # --- run ---------------------------------------------------------------------------
 
-    def _run(self, frame: Frame) -> Actions:
+    def _run(self, frame: Frame) -> Actions | Retry:
         listener = self._runtime.organism.listeners.get(frame.delivery.to)
         if listener is None:
             return (Fault(handler_fault(), f"no listener {frame.delivery.to!r} any more"),)
         if frame.abandoned == "timeout":
             note = f"the handler ran past its hard limit ({listener.timeout_s} s and some)"
-            return (Fault(timeout_fault(), note),)
-        if frame.attempt > listener.max_retries + 1:
-            note = f"the worker was lost in each of {frame.attempt - 1} attempts"
-            return (Fault(handler_fault(), note),)
+            return (Fault(timeout_fault(), note, dead_letter=True),)
+        if frame.tries > listener.max_retries + 1:
+            note = f"given up after {frame.tries - 1} runs, the last of which lost its worker"
+            return (Fault(handler_fault(), note, dead_letter=True),)
         try:
             payload = receive(frame.delivery, listener, self._runtime.organism)
         except InvalidEnvelopeError as exc:
             return (Fault(Huh.of(str(exc), frame.delivery.envelope), str(exc)),)
         meta = self._system_call(frame) if listener.system else self._meta(frame, listener)
         limit_ms = frame.delivery.answer_within_ms
-        return run_handler(
+        ran = run_handler(
             listener,
             payload,
             meta,
@@ -134,6 +138,27 @@ class Deliverer:
             timeout_s=min(listener.timeout_s, limit_ms / 1000 if limit_ms else listener.timeout_s),
             message_id=frame.delivery.id,
         )
+        if isinstance(ran, Retry) and frame.tries > listener.max_retries:
+            note = f"given up after {frame.tries} runs: {ran.note}"
+            return (Fault(handler_fault(retry_allowed=True), note, dead_letter=True),)
+        return ran
+
+    def _postpone(self, retry: Retry, frame: Frame) -> Outcome:
+        """Let the delivery run again later: the registry keeps it until then, not the broker."""
+        listener = self._runtime.organism.listeners[frame.delivery.to]
+        delay_ms = backoff_ms(listener.retry_backoff_s, frame.tries, draw=random.random())  # noqa: S311
+        if retry.after_s is not None:
+            delay_ms = round(retry.after_s * 1000)
+        patiently(
+            lambda: self._runtime.backend.retry(
+                frame.conversation,
+                frame.delivery.id,
+                attempt=frame.attempt,
+                delay_ms=delay_ms,
+                reason=retry.note,
+            )
+        )
+        return Outcome(summary=f"runs again in {delay_ms} ms: {retry.note}")
 
     def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
         delivery = frame.delivery

@@ -17,8 +17,8 @@ from routing.errors import InvalidEnvelopeError, InvalidPayloadError, UnknownCon
 from routing.faults import routing_fault
 from routing.intake import Admitted, admit
 from routing.markup import canonical
-from routing.payload import is_payload
 from routing.outgoing import content_of
+from routing.payload import is_payload
 from routing.planner import open_conversation
 from routing.records import Delivery, Publication
 from routing.results import StoredResults, items_of

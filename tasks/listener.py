@@ -86,10 +86,15 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def _claimed(self, conversation: str) -> Any:
         delivery = str(self.request.id)
+        runtime, published = self.runtime, self.runtime.take_uncleared()
 
         def begin() -> Beginning:
-            return self.runtime.backend.begin(
-                conversation, delivery, owner=self.runtime.owner, lease_ms=self.runtime.lease_ms
+            return runtime.backend.begin(
+                conversation,
+                delivery,
+                owner=runtime.owner,
+                lease_ms=runtime.lease_ms,
+                published=published,
             )
 
         return begin
@@ -108,9 +113,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             repairs=repairs,
         )
 
+        runtime, published = self.runtime, self.runtime.take_uncleared()
+
         def begin() -> Beginning:
-            return self.runtime.backend.open_and_begin(
-                opening, owner=self.runtime.owner, lease_ms=self.runtime.lease_ms
+            return runtime.backend.open_and_begin(
+                opening, owner=runtime.owner, lease_ms=runtime.lease_ms, published=published
             )
 
         return begin, refusal

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery, Signature
+from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 
 from config import RegistryUnavailableError
@@ -37,11 +38,14 @@ class Publisher:
         *,
         root_id: str | None = None,
         joins: Iterable[Join] = (),
+        clear_later: bool = False,
     ) -> int:
         """Publish and clear from the outbox; returns how many the broker took.
 
-        `joins` are those the caller knows already; others are looked up. Publications of
-        one call belong to one conversation. Never raises for a broker or registry that does
+        `joins` are those the caller knows already; others are looked up. `clear_later` leaves
+        the clearing to the next delivery that this process begins, which saves a round trip;
+        if none comes, what nobody has begun by then is published once more, and the copy
+        skipped. Publications of one call belong to one conversation. Never raises for a broker or registry that does
         not answer: what was not published or not cleared is published again by the sweep.
         """
         if not publications:
@@ -59,6 +63,9 @@ class Publisher:
                 publications[0].conversation, len(publications) - len(sent), exc,
             )  # fmt: skip
         self._runtime.reached(Point.PUBLISHED, publications[0].conversation)
+        if clear_later:
+            self._runtime.clear_later(publications[0].conversation, _cleared(sent))
+            return len(sent)
         try:
             self._runtime.backend.published(publications[0].conversation, _cleared(sent))
         except RegistryUnavailableError as exc:
@@ -66,6 +73,21 @@ class Publisher:
                 "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation, exc
             )
         return len(sent)
+
+    def queue_of(self, publication: Publication) -> str:
+        """The queue that a publication goes to."""
+        listener = self._runtime.organism.listeners.get(publication.to)
+        return (listener and listener.queue) or str(self._app.conf.task_default_queue)
+
+    def empty_queues(self) -> set[str]:
+        """The queues of this organism in which no message waits; none if the broker is away."""
+        connection = self._app.connection_for_write()
+        try:
+            with connection:
+                return {q.name for q in self._app.conf.task_queues if not _waiting(connection, q)}
+        except connection.connection_errors as exc:
+            logger.warning("broker.unavailable reason=%r", exc)
+            return set()
 
     def _send(self, publication: Publication, root_id: str | None, known: dict[str, Join]) -> None:
         listener = self._runtime.organism.listeners.get(publication.to)
@@ -138,3 +160,13 @@ def _cleared(sent: Iterable[Publication]) -> list[str]:
         for publication in sent
         for name in (publication.id, *([""] if publication.canvas is not None else []))
     ]
+
+
+def _waiting(connection: Connection, queue: Queue) -> int:
+    """How many messages wait in a queue; a queue that is not there (any more) has none."""
+    with connection.channel() as channel:
+        try:
+            found: Any = queue(channel).queue_declare(passive=True)
+            return int(found.message_count)
+        except connection.channel_errors:
+            return 0

@@ -9,13 +9,14 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery
 
 from routing import Organism
 from routing.backends import SharedBackend
+from routing.backends.base import Published
 
 #: a delivery is taken over when its lease was not renewed for so long
 LEASE_MS = 5_000
@@ -56,9 +57,21 @@ class Runtime:
     )
     #: told when a delivery has reached a point of its way: (`Point`, delivery id). Tests of
     #: what a crash there leaves behind end the process in it; otherwise nobody listens.
-    reached: Callable[[str, str], None] = field(default=lambda point, delivery: None, repr=False)
+    reached: Callable[[str, str], None] = field(default=lambda *_: None, repr=False)
+    #: published by this process and still to be cleared from the outbox, by conversation
+    _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)
     _runner_pid: int = 0
+
+    def clear_later(self, conversation: str, deliveries: Sequence[str]) -> None:
+        """Have published deliveries cleared by the next `begin` of this process."""
+        if deliveries:
+            self._uncleared.setdefault(conversation, []).extend(deliveries)
+
+    def take_uncleared(self) -> Published:
+        """What is to be cleared now; the caller does so."""
+        taken, self._uncleared = self._uncleared, {}
+        return taken
 
     @property
     def runner(self) -> asyncio.Runner:

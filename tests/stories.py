@@ -110,17 +110,19 @@ class Story:
     def start(self) -> Frame:
         """Open the conversation and begin its first delivery."""
         begun = self.backend.open_and_begin(
-            self.opening(), owner=self.owner, lease_ms=LONG_MS, redelivered=False
+            self.opening(), owner=self.owner, lease_ms=LONG_MS
         )
         assert isinstance(begun, Begun), begun
         return begun.frame
 
     def try_begin(
-        self, delivery: str, *, owner: str = "", lease_ms: int = LONG_MS, redelivered: bool = False
+        self, delivery: str, *, owner: str = "", lease_ms: int = LONG_MS, lost: bool = False
     ) -> Any:
-        return self.backend.begin(
-            self.id, delivery, owner=owner or self.owner, lease_ms=lease_ms, redelivered=redelivered
-        )
+        """Begin a delivery; `lost`: after the process of this owner that ran it was lost."""
+        owner = owner or self.owner
+        if lost:
+            self.backend.abandon(self.id, delivery, owner=owner, reason="lost")
+        return self.backend.begin(self.id, delivery, owner=owner, lease_ms=lease_ms)
 
     def begin(self, delivery: str, **options: Any) -> Frame:
         begun = self.try_begin(delivery, **options)

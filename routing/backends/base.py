@@ -8,6 +8,7 @@ test_backend_*.py`, holds every implementation to this page.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from routing.records import (
@@ -15,6 +16,7 @@ from routing.records import (
     Branch,
     CommitResult,
     Conversation,
+    DeadLetter,
     Delivery,
     Due,
     Ending,
@@ -29,8 +31,13 @@ from routing.records import (
 
 #: ms after which a message that nobody confirmed as published is published again
 PUBLISH_GRACE_MS = 3_000
-#: ms after which a published message that nobody began is looked at again
+#: ms after which a published release that nobody handed over is published again
 BEGIN_GRACE_MS = 30_000
+#: dead letters kept in one shard (of 16), or in a process
+DEAD_LETTERS = 1_000
+#: what the broker has taken: deliveries by conversation
+Published = Mapping[str, Sequence[str]]
+NOTHING: Published = MappingProxyType({})
 #: stands for a conversation itself where a parent thread is asked for
 ROOTS = ""
 
@@ -48,7 +55,7 @@ class SharedBackend(Protocol):
         """
 
     def open_and_begin(
-        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+        self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
         """As `open`, and take the first delivery as `begin` does, in one operation."""
 
@@ -59,12 +66,13 @@ class SharedBackend(Protocol):
         *,
         owner: str,
         lease_ms: int,
-        redelivered: bool = False,
+        published: Published = NOTHING,
     ) -> Beginning:
         """Take a delivery to run it, for `lease_ms`.
 
-        A live lease is taken over only from the same `owner` and only when the message is
-        `redelivered`: then the process that ran it is gone. Each grant raises the token.
+        Nobody gets one while a lease on it lives. Each grant raises the attempt, which fences
+        the ones before. `published` says on the way what `published` below would, for a round
+        trip less; it is said although the delivery may be refused.
         """
 
     def commit(self, transition: Transition) -> CommitResult:
@@ -80,6 +88,15 @@ class SharedBackend(Protocol):
 
     def published(self, conversation: str, deliveries: Sequence[str]) -> None:
         """Clear deliveries from the outbox: the broker has them. Repeating is safe."""
+
+    def retry(
+        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+    ) -> bool:
+        """End a run that is to be repeated: the delivery falls due in `delay_ms`.
+
+        Until then nobody gets it. False, and nothing changes, when `attempt` is not the newest
+        or not running; so repeating is safe.
+        """
 
     def released(self, conversation: str) -> None:
         """The injector has been told how its conversation ended. Repeating is safe."""
@@ -129,8 +146,35 @@ class SharedBackend(Protocol):
         the body comes back. A release that nobody handed over comes back as the entry.
         """
 
+    def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
+        """Messages published so long ago and not begun, the oldest first: waiting, or lost."""
+
+    def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
+        """The message of an unbegun delivery, if it still is one; one caller gets it.
+
+        Counts as published anew: nobody else gets it within `older_than_ms`.
+        """
+
     def expire(self, *, limit: int) -> int:
         """Remove up to `limit` conversations whose retention is over; returns how many."""
+
+    # --- dead letters -------------------------------------------------------------------
+
+    def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
+        """Deliveries that failed for good, newest first, behind the position `before`.
+
+        At most 1 000 are kept per shard, and none longer than its conversation.
+        """
+
+    def drop(self, conversation: str, delivery: str) -> bool:
+        """Forget a dead letter; False if it is none."""
+
+    def replay(self, conversation: str, delivery: str) -> Publication | None:
+        """Run a dead letter again, with all its retries; None if it is none.
+
+        A conversation that it ended with an error goes on, until it ends again; whoever
+        injected it is told again. Nothing of a killed conversation is replayed.
+        """
 
     # --- joins --------------------------------------------------------------------------
 

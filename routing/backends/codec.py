@@ -31,10 +31,16 @@ def due_member(kind: str, conversation: str, thing: str) -> str:
     return f"{kind}|{len(conversation.encode())}|{conversation}|{thing}"
 
 
-def due_from(member: bytes) -> Due:
-    """What a `due_member` names."""
+def due_parts(member: bytes) -> tuple[str, str]:
+    """The conversation and the thing that a `due_member` names."""
     _, size_bytes, rest = member.split(b"|", 2)
-    return Due(rest[: int(size_bytes)].decode(), member.decode())
+    size = int(size_bytes)
+    return rest[:size].decode(), rest[size + 1 :].decode()
+
+
+def due_from(member: bytes) -> Due:
+    """A `due_member` with its conversation."""
+    return Due(due_parts(member)[0], member.decode())
 
 
 def delivery_row(delivery: Delivery) -> str:
@@ -175,7 +181,7 @@ def ending_from(status: bytes | str, value: bytes | str) -> Ending:
 
 def frame_from(conversation: str, reply: list[Any]) -> Frame:
     """The frame of a `begun` reply of begin.lua or open.lua."""
-    _, attempt, row, envelope, thread, children, join, count, abandoned = reply
+    _, attempt, row, envelope, thread, children, join, count, abandoned, tries = reply
     delivery = delivery_from(row, envelope)
     known: dict[str, str] = json.loads(children)
     return Frame(
@@ -186,5 +192,6 @@ def frame_from(conversation: str, reply: list[Any]) -> Frame:
         join=join_from(join) if join else None,
         deliveries=count,
         attempt=attempt,
+        tries=tries,
         abandoned=abandoned.decode() if abandoned else "",
     )

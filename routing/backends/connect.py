@@ -6,7 +6,6 @@ import redis
 
 from config import OrganismConfig
 from routing.backends.base import SharedBackend
-
 from routing.backends.redis import RedisBackend
 
 #: seconds that a registry call waits for a connection or an answer before it is an error

@@ -17,8 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from routing.backends import codec
-from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS, ROOTS
-from routing.backends.memory_state import FINAL, ConversationState, StoredJoin
+from routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, ROOTS, Published
+from routing.backends.memory_state import (
+    FINAL,
+    ConversationState,
+    SharedLists,
+    StoredDelivery,
+    StoredJoin,
+)
 from routing.backends.memory_steps import (
     apply,
     reclaim_delivery,
@@ -34,6 +40,7 @@ from routing.records import (
     Committed,
     Conversation,
     ConversationStatus,
+    DeadLetter,
     Delivery,
     Due,
     Ending,
@@ -93,7 +100,7 @@ class MemoryBackend:
         self._now = 0
         self._lock = threading.Lock()
         self._states: dict[str, ConversationState] = {}
-        self._due: dict[str, int] = {}
+        self._shared = SharedLists()
         #: (created ms, id), oldest first
         self._index: list[tuple[int, str]] = []
 
@@ -111,12 +118,11 @@ class MemoryBackend:
 
     @_atomic
     def open_and_begin(
-        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+        self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
+        self._clear(published)
         state = self._opened(opening.conversation) or self._create(opening)
-        return state.begin(
-            opening.entry.id, owner=owner, lease_ms=lease_ms, redelivered=redelivered
-        )
+        return state.begin(opening.entry.id, owner=owner, lease_ms=lease_ms)
 
     @_atomic
     def begin(
@@ -126,12 +132,13 @@ class MemoryBackend:
         *,
         owner: str,
         lease_ms: int,
-        redelivered: bool = False,
+        published: Published = NOTHING,
     ) -> Beginning:
+        self._clear(published)
         state = self._opened(conversation)
         if state is None:
             return Skip("unknown")
-        return state.begin(delivery, owner=owner, lease_ms=lease_ms, redelivered=redelivered)
+        return state.begin(delivery, owner=owner, lease_ms=lease_ms)
 
     @_atomic
     def commit(self, transition: Transition) -> CommitResult:
@@ -167,18 +174,29 @@ class MemoryBackend:
 
     @_atomic
     def published(self, conversation: str, deliveries: Sequence[str]) -> None:
-        state = self._opened(conversation)
-        if state is None:
-            return
-        later = self._now + self._begin_grace_ms
-        for delivery in deliveries:
-            stored = state.deliveries.get(delivery)
-            if not delivery:
-                if state.release == "due":
-                    state.set_due("r", "", later)
-            elif stored is not None and stored.state == "ready":
-                stored.set("sent", attempt=stored.attempt, reason=stored.reason)
-                state.set_due("d", delivery, later)
+        self._clear({conversation: deliveries})
+
+    def _clear(self, published: Published) -> None:
+        for conversation, deliveries in published.items():
+            state = self._opened(conversation)
+            for delivery in deliveries if state else ():
+                assert state is not None
+                stored = state.deliveries.get(delivery)
+                if not delivery and state.release == "due":
+                    state.set_due("r", "", self._now + self._begin_grace_ms)
+                elif stored is not None and stored.state == "ready":
+                    state.sent(stored)
+
+    @_atomic
+    def retry(
+        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+    ) -> bool:
+        state, stored = self._stored(conversation, delivery)
+        if not state or not stored or (stored.state, stored.attempt) != ("leased", attempt):
+            return False
+        state.retry(stored, delay_ms, reason)
+        state.touch(self._ttl_ms)
+        return True
 
     @_atomic
     def released(self, conversation: str) -> None:
@@ -237,19 +255,18 @@ class MemoryBackend:
 
     @_atomic
     def due(self, *, limit: int) -> Sequence[Due]:
-        late = ((at, member.encode()) for member, at in self._due.items() if at <= self._now)
-        return [codec.due_from(member) for _, member in heapq.nsmallest(limit, late)]
+        return _late(self._shared.due, self._now, limit)
 
     @_atomic
     def reclaim(
         self, due: Due, *, retry_in_ms: int, silent_branch: bytes
     ) -> tuple[Publication, ...]:
-        late = self._due.get(due.member)
+        late = self._shared.due.get(due.member)
         if late is None or late > self._now:
             return ()
         state = self._opened(due.conversation)
         if state is None:
-            del self._due[due.member]
+            del self._shared.due[due.member]
             return ()
         kind = due.member[0]
         thing = due.member[len(state.member(kind, "")) :]
@@ -264,11 +281,60 @@ class MemoryBackend:
         return state.publications()
 
     @_atomic
+    def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
+        return _late(self._shared.sent, self._now - older_than_ms, limit)
+
+    @_atomic
+    def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
+        sent = self._shared.sent
+        if sent.get(unbegun.member, self._now) > self._now - older_than_ms:
+            return None
+        _, delivery = codec.due_parts(unbegun.member.encode())
+        _, stored = self._stored(unbegun.conversation, delivery)
+        if stored is None or stored.state != "sent":
+            del sent[unbegun.member]
+            return None
+        sent[unbegun.member] = self._now
+        return codec.publication(unbegun.conversation, stored.delivery)
+
+    @_atomic
     def expire(self, *, limit: int) -> int:
         over = [name for name, state in self._states.items() if state.expires_ms <= self._now]
         for conversation in over[:limit]:
             self._forget(conversation)
         return len(over[:limit])
+
+    # --- dead letters -------------------------------------------------------------------
+
+    @_atomic
+    def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
+        dead = self._shared.dead
+        end = len(dead) if before is None else bisect.bisect_left(dead, before)
+        return [self._dead_letter(position) for position in dead[max(0, end - limit) : end][::-1]]
+
+    def _dead_letter(self, position: str) -> DeadLetter:
+        at, _, name = position.partition(":")
+        conversation, delivery = codec.due_parts(name.encode())
+        stored = self._states[conversation].deliveries[delivery]
+        return DeadLetter(
+            conversation, stored.delivery, int(at), stored.attempt, stored.dead_reason, position
+        )
+
+    @_atomic
+    def drop(self, conversation: str, delivery: str) -> bool:
+        state, stored = self._stored(conversation, delivery)
+        return bool(state and stored and state.exhume(stored))
+
+    @_atomic
+    def replay(self, conversation: str, delivery: str) -> Publication | None:
+        state, stored = self._stored(conversation, delivery)
+        if not state or not stored or state.status is ConversationStatus.KILLED:
+            return None
+        if not state.exhume(stored):
+            return None
+        state.replay(stored)
+        state.touch(self._ttl_ms)
+        return state.publications()[0]
 
     # --- joins --------------------------------------------------------------------------
 
@@ -373,12 +439,20 @@ class MemoryBackend:
 
     @_atomic
     def stats(self) -> Mapping[str, int]:
-        return {"conversations": len(self._index), "due": len(self._due)}
+        shared = self._shared
+        return {
+            "conversations": len(self._index),
+            "due": len(shared.due),
+            "sent": len(shared.sent),
+            "dead_letters": len(shared.dead),
+        }
 
     @_atomic
     def clear(self) -> None:
         self._states.clear()
-        self._due.clear()
+        self._shared.due.clear()
+        self._shared.sent.clear()
+        self._shared.dead.clear()
         self._index.clear()
 
     def close(self) -> None:
@@ -398,9 +472,17 @@ class MemoryBackend:
         state = self._state(conversation)
         return state if state is not None and state.opening is not None else None
 
+    def _stored(
+        self, conversation: str, delivery: str
+    ) -> tuple[ConversationState | None, StoredDelivery | None]:
+        state = self._opened(conversation)
+        return state, state.deliveries.get(delivery) if state else None
+
     def _new_state(self, conversation: str) -> ConversationState:
         self._forget(conversation)
-        state = ConversationState(conversation, due=self._due, grace_ms=self._publish_grace_ms)
+        state = ConversationState(
+            conversation, shared=self._shared, grace_ms=self._publish_grace_ms
+        )
         state.now = self._now
         self._states[conversation] = state
         return state
@@ -420,12 +502,21 @@ class MemoryBackend:
 
     def _forget(self, conversation: str) -> None:
         state = self._states.pop(conversation, None)
-        if state is not None and state.opening is not None:
+        if state is None:
+            return
+        for stored in state.deliveries.values():
+            state.exhume(stored)
+        if state.opening is not None:
             self._index.remove((state.created_ms, conversation))
 
     def _join(self, conversation: str, join: str) -> StoredJoin | None:
         state = self._opened(conversation)
         return state.joins.get(join) if state else None
+
+
+def _late(times: Mapping[str, int], until_ms: int, limit: int) -> list[Due]:
+    late = ((at, member.encode()) for member, at in times.items() if at <= until_ms)
+    return [codec.due_from(member) for _, member in heapq.nsmallest(limit, late)]
 
 
 def _row(state: ConversationState) -> Conversation:

@@ -6,12 +6,14 @@ side by side. Nothing here locks or knows other conversations; `MemoryBackend` d
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from routing.backends import codec
+from routing.backends.base import DEAD_LETTERS
 from routing.records import (
     Beginning,
     Begun,
@@ -44,6 +46,11 @@ class StoredDelivery:
     attempt: int = 0
     owner: str = ""
     reason: str = ""
+    #: attempts before it was replayed
+    before_replay: int = 0
+    #: its place among the dead letters, and why it is there; empty: it is not
+    dead: str = ""
+    dead_reason: str = ""
 
     def set(self, state: str, *, attempt: int = 0, owner: str = "", reason: str = "") -> None:
         self.state, self.attempt, self.owner, self.reason = state, attempt, owner, reason
@@ -84,10 +91,22 @@ class StoredJoin:
         return self.branches.setdefault(index, StoredBranch())
 
 
-class ConversationState:
-    """Everything of one conversation; `due` is shared by all of them: member -> ms."""
+@dataclass(slots=True)
+class SharedLists:
+    """What a shard keeps of all its conversations."""
 
-    def __init__(self, conversation: str, *, due: dict[str, int], grace_ms: int) -> None:
+    #: member -> ms at which it is due
+    due: dict[str, int] = field(default_factory=dict)
+    #: member -> ms of its publishing
+    sent: dict[str, int] = field(default_factory=dict)
+    #: positions of the dead letters, oldest first
+    dead: list[str] = field(default_factory=list)
+
+
+class ConversationState:
+    """Everything of one conversation; `shared` is of all of them."""
+
+    def __init__(self, conversation: str, *, shared: SharedLists, grace_ms: int) -> None:
         self.id = conversation
         #: None while only threads of it are known
         self.opening: Opening | None = None
@@ -111,7 +130,7 @@ class ConversationState:
         self.now = 0
         #: what the operation that runs has put into the outbox
         self.publish: list[Delivery] = []
-        self._due = due
+        self._due, self._sent, self._dead = shared.due, shared.sent, shared.dead
         self._grace_ms = grace_ms
 
     # --- small things -------------------------------------------------------------------
@@ -219,8 +238,43 @@ class ConversationState:
     def cancel(self, stored: StoredDelivery, depth: int) -> None:
         stored.set("cancelled", attempt=stored.attempt)
         self.not_due("d", stored.row.id)
+        self._sent.pop(self.member("d", stored.row.id), None)
         self.close_inside(stored, depth)
         self.landed()
+
+    def sent(self, stored: StoredDelivery) -> None:
+        stored.set("sent", attempt=stored.attempt, reason=stored.reason)
+        self.not_due("d", stored.row.id)
+        self._sent[self.member("d", stored.row.id)] = self.now
+
+    def retry(self, stored: StoredDelivery, delay_ms: int, reason: str) -> None:
+        stored.set("ready", attempt=stored.attempt, reason="retry")
+        self.set_due("d", stored.row.id, self.now + delay_ms)
+        self.note("retry", codec.dump((stored.row.id, reason)))
+
+    def bury(self, stored: StoredDelivery, reason: str) -> None:
+        stored.dead = f"{self.now:015d}:{self.member('x', stored.row.id)}"
+        stored.dead_reason = reason
+        bisect.insort(self._dead, stored.dead)
+        del self._dead[:-DEAD_LETTERS]
+
+    def exhume(self, stored: StoredDelivery) -> bool:
+        if not stored.dead:
+            return False
+        if stored.dead in self._dead:
+            self._dead.remove(stored.dead)
+        stored.dead = ""
+        return True
+
+    def replay(self, stored: StoredDelivery) -> None:
+        stored.before_replay = stored.attempt
+        if self.status is ConversationStatus.ERROR:
+            self.status, self.value = ConversationStatus.RUNNING, None
+            self.release = "parked"
+            self.not_due("r", "")
+        self.note("replayed", stored.row.id)
+        self.in_flight += 1
+        self.make_ready(stored, stored.attempt, "")
 
     # --- joins --------------------------------------------------------------------------
 
@@ -263,9 +317,9 @@ class ConversationState:
             self.drop_waits(join.branches[index])
 
     def release_next(self, join: StoredJoin) -> None:
-        if join.next >= join.spec.total:
+        held = join.branch(join.next).held if join.next < join.spec.total else ""
+        if not held:
             return
-        held = join.branch(join.next).held
         join.next += 1
         self.launch(self.deliveries[held])
 
@@ -323,9 +377,7 @@ class ConversationState:
         self.handed += 1
         return Release(self.ending, self.handed)
 
-    def refusal(
-        self, stored: StoredDelivery, *, redelivered: bool, owner: str, lease_ms: int
-    ) -> Beginning | None:
+    def refusal(self, stored: StoredDelivery, *, lease_ms: int) -> Beginning | None:
         """Why a delivery cannot be run now."""
         if stored.state in ("held", "waiting"):
             return Skip(stored.state)
@@ -345,16 +397,18 @@ class ConversationState:
             self.book_branch(stored, 0, b"")
             self.cancel(stored, len(stored.row.scope))
             return Skip("cancelled")
-        alive = stored.state == "leased" and self.due_at("d", stored.row.id) > self.now
-        if alive and not (redelivered and stored.owner == owner):
+        later = self.due_at("d", stored.row.id) > self.now
+        if stored.state == "leased" and later:
             return Skip("leased")
+        if stored.state == "ready" and stored.reason == "retry" and later:
+            return Skip("postponed")
         return None
 
-    def begin(self, delivery: str, *, owner: str, lease_ms: int, redelivered: bool) -> Beginning:
+    def begin(self, delivery: str, *, owner: str, lease_ms: int) -> Beginning:
         stored = self.deliveries.get(delivery)
         if stored is None:
             return Skip("unknown")
-        refused = self.refusal(stored, redelivered=redelivered, owner=owner, lease_ms=lease_ms)
+        refused = self.refusal(stored, lease_ms=lease_ms)
         if refused is not None:
             return refused
         reason = stored.reason
@@ -363,6 +417,7 @@ class ConversationState:
             self.note("abandoned", codec.dump((delivery, reason)))
         stored.set("leased", attempt=stored.attempt + 1, owner=owner)
         self.set_due("d", delivery, self.now + lease_ms)
+        self._sent.pop(self.member("d", delivery), None)
         row = stored.delivery
         if row.answer_within_ms > 0:
             timer = branch_id(row.scope[-1])
@@ -379,6 +434,7 @@ class ConversationState:
             join=join.spec if join else None,
             deliveries=self.count,
             attempt=stored.attempt,
+            tries=stored.attempt - stored.before_replay,
             abandoned=reason,
         )
         return Begun(frame)
@@ -392,7 +448,7 @@ class ConversationState:
         if event == "waiting":
             waiting: Mapping[str, Any] = json.loads(detail)
             return waiting
-        if event in ("note", "abandoned"):
+        if event in ("note", "abandoned", "retry"):
             delivery, text = json.loads(detail)
             return {"id": delivery, "text": text}
         return {"text": detail}

@@ -60,6 +60,8 @@ def apply(state: ConversationState, transition: Transition) -> None:
         state.apply_result(result, transition.delivery)
     own_branch = sum(not delivery.opens_branch for delivery in transition.deliveries)
     state.book_branch(stored, own_branch + len(transition.waits), transition.silent_branch)
+    if transition.dead_letter:
+        state.bury(stored, transition.note)
     if transition.note:
         state.note("note", codec.dump((transition.delivery, transition.note)))
     if transition.ending and not state.finish(transition.ending):
@@ -85,7 +87,7 @@ def reclaim_release(state: ConversationState, again: int) -> tuple[Publication, 
 
 def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> None:
     stored = state.deliveries.get(delivery)
-    if stored is None or stored.state not in ("leased", "ready", "sent"):
+    if stored is None or stored.state not in ("leased", "ready"):
         state.not_due("d", delivery)
         return
     killed = state.status is ConversationStatus.KILLED

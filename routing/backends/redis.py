@@ -21,6 +21,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,  # redis's own, which is what this module maps
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     TimeoutError,
@@ -29,7 +30,7 @@ from redis.exceptions import (
 
 from config import RegistryUnavailableError
 from routing.backends import codec
-from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
+from routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, Published
 from routing.errors import UnknownConversationError, UnknownThreadError
 from routing.records import (
     Beginning,
@@ -39,6 +40,7 @@ from routing.records import (
     Committed,
     Conversation,
     ConversationStatus,
+    DeadLetter,
     Delivery,
     Due,
     Ending,
@@ -118,11 +120,9 @@ class RedisBackend:
 
     @_at_the_edge
     def open_and_begin(
-        self, opening: Opening, *, owner: str, lease_ms: int, redelivered: bool = False
+        self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
-        reply = self._open(
-            opening, begin=True, owner=owner, lease_ms=lease_ms, redelivered=redelivered
-        )
+        reply = self._open(opening, begin=True, owner=owner, lease_ms=lease_ms, published=published)
         return _beginning(opening.conversation, reply)
 
     def _open(
@@ -132,7 +132,7 @@ class RedisBackend:
         begin: bool,
         owner: str = "",
         lease_ms: int = 0,
-        redelivered: bool = False,
+        published: Published = NOTHING,
     ) -> list[Any]:
         header = codec.dump(
             {
@@ -144,14 +144,13 @@ class RedisBackend:
                 "begin": begin,
                 "owner": owner,
                 "lease": lease_ms,
-                "redelivered": redelivered,
             }
         )
         entry = opening.entry
         return cast(
             list[Any],
-            self._run(
-                "open", opening.conversation,
+            self._run_after(
+                published, "open", opening.conversation,
                 header, opening.canvas, codec.delivery_row(entry), entry.envelope,
             ),
         )  # fmt: skip
@@ -164,9 +163,9 @@ class RedisBackend:
         *,
         owner: str,
         lease_ms: int,
-        redelivered: bool = False,
+        published: Published = NOTHING,
     ) -> Beginning:
-        reply = self._run("begin", conversation, delivery, owner, lease_ms, int(redelivered))
+        reply = self._run_after(published, "begin", conversation, delivery, owner, lease_ms)
         return _beginning(conversation, reply)
 
     @_at_the_edge
@@ -178,6 +177,12 @@ class RedisBackend:
     def published(self, conversation: str, deliveries: Sequence[str]) -> None:
         if deliveries:
             self._run("published", conversation, self._begin_grace_ms, *deliveries)
+
+    @_at_the_edge
+    def retry(
+        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+    ) -> bool:
+        return bool(self._run("retry", conversation, delivery, attempt, delay_ms, reason))
 
     @_at_the_edge
     def released(self, conversation: str) -> None:
@@ -216,11 +221,14 @@ class RedisBackend:
 
     @_at_the_edge
     def due(self, *, limit: int) -> Sequence[Due]:
-        now = self._now_ms()
+        return self._late("due", self._now_ms(), limit)
+
+    def _late(self, part: str, until_ms: int, limit: int) -> list[Due]:
+        """What stands in a list of all shards up to a time, the oldest first."""
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
-            due = self._shard_key(shard, "due")
-            pipe.zrangebyscore(due, "-inf", now, start=0, num=limit, withscores=True)
+            key = self._shard_key(shard, part)
+            pipe.zrangebyscore(key, "-inf", until_ms, start=0, num=limit, withscores=True)
         late = sorted((at, member) for found in pipe.execute() for member, at in found)
         return [codec.due_from(member) for _, member in late[:limit]]
 
@@ -234,6 +242,15 @@ class RedisBackend:
         return _publications(due.conversation, reply[0])
 
     @_at_the_edge
+    def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
+        return self._late("sent", self._now_ms() - older_than_ms, limit)
+
+    @_at_the_edge
+    def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
+        rows = self._run("republish", unbegun.conversation, unbegun.member, older_than_ms)
+        return next(iter(_publications(unbegun.conversation, rows)), None)
+
+    @_at_the_edge
     def expire(self, *, limit: int) -> int:
         now = self._now_ms()
         pipe = self._redis.pipeline(transaction=False)
@@ -242,6 +259,47 @@ class RedisBackend:
             pipe.zrangebyscore(kept, "-inf", now, start=0, num=limit)
         members = [m.decode() for found in pipe.execute() for m in found][:limit]
         return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
+
+    # --- dead letters -------------------------------------------------------------------
+
+    @_at_the_edge
+    def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
+        top = f"({before}" if before else "+"
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.zrevrangebylex(self._shard_key(shard, "dead"), top, "-", start=0, num=limit)
+        newest = sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
+        letters = {member: self._dead_letter(member) for member in newest}
+        for member in (member for member, letter in letters.items() if letter is None):
+            # Its conversation expired while no worker was there to sweep it.
+            conversation, _ = codec.due_parts(member.partition(b":")[2])
+            self._redis.zrem(self._keys(conversation)[9], member)
+        return [letter for letter in letters.values() if letter is not None]
+
+    def _dead_letter(self, member: bytes) -> DeadLetter | None:
+        at, _, name = member.partition(b":")
+        conversation, delivery = codec.due_parts(name)
+        fields = [f"{part}:{delivery}" for part in ("r", "e", "s", "y")]
+        row, envelope, state, reason = self._hmget(self._keys(conversation)[1], fields)
+        if row is None or envelope is None or state is None or reason is None:
+            return None
+        return DeadLetter(
+            conversation,
+            codec.delivery_from(row, envelope),
+            int(at),
+            int(state.split(b"|")[1]),
+            reason.decode(),
+            member.decode(),
+        )
+
+    @_at_the_edge
+    def drop(self, conversation: str, delivery: str) -> bool:
+        return bool(self._run("drop", conversation, delivery))
+
+    @_at_the_edge
+    def replay(self, conversation: str, delivery: str) -> Publication | None:
+        rows = self._run("replay", conversation, delivery)
+        return next(iter(_publications(conversation, rows)), None)
 
     # --- joins --------------------------------------------------------------------------
 
@@ -395,8 +453,11 @@ class RedisBackend:
         for shard in range(SHARDS):
             pipe.zcard(self._shard_key(shard, "index"))
             pipe.zcard(self._shard_key(shard, "due"))
+            pipe.zcard(self._shard_key(shard, "sent"))
+            pipe.zcard(self._shard_key(shard, "dead"))
         counts = pipe.execute()
-        return {"conversations": sum(counts[0::2]), "due": sum(counts[1::2])}
+        names = ("conversations", "due", "sent", "dead_letters")
+        return {name: sum(counts[n :: len(names)]) for n, name in enumerate(names)}
 
     @_at_the_edge
     def clear(self) -> None:
@@ -405,7 +466,7 @@ class RedisBackend:
             while members := cast(list[bytes], self._redis.zrange(kept, 0, 499)):
                 for member in members:
                     self._run("forget", member.decode().partition(":")[2], member, 1)
-            self._redis.unlink(self._shard_key(shard, "due"))
+            self._redis.unlink(*(self._shard_key(shard, part) for part in ("due", "dead", "sent")))
 
     def close(self) -> None:
         self._redis.close()
@@ -416,6 +477,32 @@ class RedisBackend:
         return self._scripts[script](
             keys=self._keys(conversation), args=[conversation, self._publish_grace_ms, *args]
         )
+
+    def _run_after(
+        self, published: Published, script: str, conversation: str, *args: str | bytes | int
+    ) -> Any:
+        """Run a script, and before it `published` for what the broker has, in one round trip."""
+        if not published:
+            return self._run(script, conversation, *args)
+        pipe = self._redis.pipeline(transaction=False)
+        clear = self._scripts["published"].sha
+        for name, deliveries in published.items():
+            keys = self._keys(name)
+            graces = (self._publish_grace_ms, self._begin_grace_ms)
+            pipe.evalsha(clear, len(keys), *keys, name, *graces, *deliveries)
+        keys = self._keys(conversation)
+        pipe.evalsha(
+            self._scripts[script].sha,
+            len(keys),
+            *keys,
+            *(conversation, self._publish_grace_ms, *args),
+        )
+        try:
+            return pipe.execute()[-1]
+        except NoScriptError:  # a Redis that was restarted; running what was run again is safe
+            for name, deliveries in published.items():
+                self.published(name, deliveries)
+            return self._run(script, conversation, *args)
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
@@ -437,11 +524,12 @@ class RedisBackend:
 
 _SCRIPTS = (
     "open", "begin", "commit", "published", "released", "renew", "abandon", "answer", "kill",
-    "reclaim", "forget", "put_thread", "child_thread", "drop_threads",
+    "reclaim", "forget", "put_thread", "child_thread", "drop_threads", "retry", "republish",
+    "drop", "replay",
 )  # fmt: skip
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
 _OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context")
-_SHARED_KEYS = ("due", "index", "retention")
+_SHARED_KEYS = ("due", "index", "retention", "dead", "sent")
 _CONVERSATION_FIELDS = [
     "status", "entry", "from", "created", "updated", "count", "in_flight", "waiting", "value",
 ]  # fmt: skip
@@ -489,6 +577,7 @@ def _commit_args(transition: Transition) -> list[str | bytes]:
             "ending": (ending.status, codec.dump(ending.value)) if ending else False,
             "silent": transition.silent_branch.decode(),
             "note": transition.note,
+            "dead_letter": transition.dead_letter,
         }
     )
     args: list[str | bytes] = [header]
@@ -552,7 +641,7 @@ def _log_detail(event: bytes, detail: bytes, known: Mapping[str, Delivery]) -> M
         return {"delivery": known[text]} if text in known else {"id": text}
     if event == b"waiting":
         return cast(Mapping[str, Any], json.loads(text))
-    if event in (b"note", b"abandoned"):
+    if event in (b"note", b"abandoned", b"retry"):
         delivery, what = json.loads(text)
         return {"id": delivery, "text": what}
     return {"text": text}

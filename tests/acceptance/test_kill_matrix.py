@@ -66,7 +66,7 @@ OUR_HANDLER = case_of("two", Point.HANDLED, Process.CHILD)
     [
         (BARE_STEP, {}, "kept 1.0 s"),
         (BARE_STEP, {"value": None, "recovered_s": None}, "LOST"),
-        (BARE_STEP, {"left": ("3 chord key",)}, "kept 1.0 s; left: 3 chord key"),
+        (BARE_STEP, {"left": ("3 chord keys",)}, "kept 1.0 s; left: 3 chord keys"),
         (BARE_STEP, {"runs": NORMAL.runs + Counter(two=1)}, "kept, ran again 1.0 s"),
         (BARE_STEP, {"runs": NORMAL.runs + Counter(two=1, tail=1)}, "DOUBLED tail 1.0 s"),
         (OUR_HANDLER, {"runs": NORMAL.runs + Counter(two=1)}, "kept, ran again 1.0 s"),

@@ -111,9 +111,9 @@ class Site:
         ]
         return [m for m in members if conversation is None or f"|{conversation}|" in m]
 
-    def open_gate(self, name: str) -> None:
-        """Let one handler pass that waits at this gate, or will."""
-        self.redis.rpush(f"gate:{name}", "pass")
+    def open_gate(self, name: str, pid: int) -> None:
+        """Let the handler pass that waits at this gate in this process, or will."""
+        self.redis.rpush(f"gate:{name}:{pid}", "pass")
 
     def close(self) -> None:
         """Stop the workers, and let go of connections."""

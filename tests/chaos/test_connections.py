@@ -46,9 +46,11 @@ class Wires:
         before = len(self.site.records())
         eventually(lambda: len(self.site.records()) > before, what="handlers run")
 
-    def seen(self, event: str, **wanted: Any) -> None:
-        """Return when a handler has recorded this."""
-        eventually(lambda: self.site.records(event=event, **wanted), what=f"{event} {wanted}")
+    def seen(self, event: str, **wanted: Any) -> list[dict[str, Any]]:
+        """What handlers recorded of this, once one has."""
+        return eventually(
+            lambda: self.site.records(event=event, **wanted), what=f"{event} {wanted}"
+        )
 
     def came_out_right(self, conversation: str, plan: Plan) -> None:
         """It ends, with the value it should have, and every delivery settled once."""
@@ -75,7 +77,10 @@ def wires(
     )
     try:
         site.fleet.await_ready()
-        yield Wires(site, registry, broker)
+        wires = Wires(site, registry, broker)
+        # Redis has to know every script before the reply to one is worth losing.
+        wires.came_out_right(wires.begin(PLANS["buffer"]), PLANS["buffer"])
+        yield wires
     finally:
         site.close()
         registry.close()
@@ -146,9 +151,9 @@ def test_finished_work_waits_for_the_registry(wires: Wires) -> None:
     conversation = str(uuid.uuid4())
     gate = conversation
     wires.begin(Plan("patient", {"gate": gate}, {"gate": gate}), conversation)
-    wires.seen("ran", listener="patient", what=f"Visit(gate='{gate}')")
+    [run] = wires.seen("ran", listener="patient", what=f"Visit(gate='{gate}')")
     wires.registry.go_away()
-    wires.site.open_gate(gate)
+    wires.site.open_gate(gate, run["pid"])
     wires.seen("passed", gate=gate)
     time.sleep(AWAY_S)  # the outage itself
     wires.registry.come_back()

@@ -53,7 +53,7 @@ def test_thirty_who_inject_one_id_at_once_make_one_conversation(story: Story) ->
 
     def inject(n: int) -> Any:
         return story.backend.open_and_begin(
-            opening, owner=f"worker-{n}", lease_ms=LONG_MS, redelivered=False
+            opening, owner=f"worker-{n}", lease_ms=LONG_MS
         )
 
     answers = at_once(30, inject)
@@ -95,14 +95,14 @@ def test_a_live_lease_is_respected(story: Story) -> None:
     """A duplicate message finds it leased: from another worker, and from the same one."""
     story.start()
     assert story.try_begin(story.id, owner="worker-2") == Skip("leased")
-    assert story.try_begin(story.id, owner="worker-2", redelivered=True) == Skip("leased")
+    assert story.try_begin(story.id, owner="worker-2", lost=True) == Skip("leased")
     assert story.try_begin(story.id) == Skip("leased")
 
 
 def test_a_worker_that_restarted_takes_its_own_lease_over_at_once(story: Story) -> None:
-    """Same owner and redelivered: the process that ran it is gone. The old token is void."""
+    """Its main process says that the pool process is lost: the lease is free. The old token is void."""
     zombie = story.start()
-    frame = story.begin(story.id, redelivered=True)
+    frame = story.begin(story.id, lost=True)
     assert (frame.attempt, frame.abandoned) == (2, "lost")
     assert story.backend.commit(story.transition(zombie, ending=DONE)) == Fenced()
     assert story.row.status is ConversationStatus.RUNNING
@@ -112,7 +112,7 @@ def test_a_worker_that_restarted_takes_its_own_lease_over_at_once(story: Story) 
 def test_an_expired_lease_is_taken_over_and_the_zombie_fenced(bench: Bench, story: Story) -> None:
     """Whoever comes after the lease ran out gets the next token; a late commit changes nothing."""
     story.start()
-    zombie = story.begin(story.id, redelivered=True, lease_ms=1)
+    zombie = story.begin(story.id, lost=True, lease_ms=1)
     bench.late(story.id, "d", story.id)
     frame = story.begin(story.id, owner="worker-2")
     assert (frame.attempt, frame.abandoned) == (3, "lost")
@@ -156,7 +156,7 @@ def test_a_reason_outlives_its_publication(story: Story) -> None:
     story.backend.published(story.id, [story.id])
     frame = story.begin(story.id)
     assert frame.abandoned == "timeout"
-    assert story.begin(story.id, redelivered=True).attempt == 3
+    assert story.begin(story.id, lost=True).attempt == 3
 
 
 # --- commits --------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_a_call_creates_everything_in_one_step(story: Story) -> None:
 def test_a_settled_delivery_stays_settled(story: Story) -> None:
     """A duplicate message, and a commit of an older attempt, come to nothing."""
     zombie = story.start()
-    frame = story.begin(story.id, redelivered=True)
+    frame = story.begin(story.id, lost=True)
     story.commit(frame, **story.call(frame))
-    assert story.try_begin(story.id, redelivered=True) == Skip("settled")
+    assert story.try_begin(story.id, lost=True) == Skip("settled")
     assert committed(story.backend.commit(story.transition(zombie))) == Committed(adopted=True)
     assert story.row.deliveries == 2
 
@@ -348,7 +348,7 @@ def test_a_wait_becomes_the_delivery_of_its_input(story: Story) -> None:
     assert (story.row.status, story.row.waiting) == (ConversationStatus.RUNNING, 0)
     assert (story.row.deliveries, story.row.in_flight) == (2, 1)
     assert story.begin(wait.id).delivery == given
-    assert story.commit(story.begin(wait.id, redelivered=True), ending=DONE).release == DONE
+    assert story.commit(story.begin(wait.id, lost=True), ending=DONE).release == DONE
 
 
 def test_one_of_twenty_inputs_is_taken(story: Story) -> None:

@@ -231,8 +231,8 @@ def test_a_join_inside_a_branch_keeps_the_branch_open(story: Story) -> None:
     assert ids(story.run("j2.1").publications) == ["j2.body"], "an inner branch may be silent"
     assert story.counts(outer) == (0, 0, False)
     assert story.begin("j2.body").delivery.scope == (Branch(outer, 0),)
-    assert story.begin("j2.body", redelivered=True).join is not None
-    body = story.begin("j2.body", redelivered=True)
+    assert story.begin("j2.body", lost=True).join is not None
+    body = story.begin("j2.body", lost=True)
     story.commit(body, results=(story.result(body),))
     assert ids(story.reply(f"{outer}.1").publications) == [f"{outer}.body"]
 
@@ -395,4 +395,4 @@ def test_a_second_attempt_does_not_extend_the_time_limit(bench: Bench, story: St
     bench.late(story.id, "d", f"{join}.0")
     story.begin(f"{join}.0", owner="worker-2")
     assert bench.reclaim(story.id, "b", f"{join}:0") == [f"{join}.body"]
-    assert story.try_begin(f"{join}.0", redelivered=True) == Skip("cancelled")
+    assert story.try_begin(f"{join}.0", lost=True) == Skip("cancelled")

@@ -105,20 +105,19 @@ class SameStory(RuleBasedStateMachine):
     def open(self) -> None:
         self.both("open", self.story.opening())
 
-    @rule(owner=st.sampled_from(["w1", "w2"]), lease_ms=LEASES_MS, redelivered=st.booleans())
-    def open_and_begin(self, owner: str, lease_ms: int, redelivered: bool) -> None:
-        options = {"owner": owner, "lease_ms": lease_ms, "redelivered": redelivered}
+    @rule(owner=st.sampled_from(["w1", "w2"]), lease_ms=LEASES_MS)
+    def open_and_begin(self, owner: str, lease_ms: int) -> None:
+        options = {"owner": owner, "lease_ms": lease_ms}
         self.began(self.both("open_and_begin", self.story.opening(), **options))
 
     @rule(
         data=st.data(),
         owner=st.sampled_from(["w1", "w2"]),
         lease_ms=LEASES_MS,
-        redelivered=st.booleans(),
     )
-    def begin(self, data: st.DataObject, owner: str, lease_ms: int, redelivered: bool) -> None:
+    def begin(self, data: st.DataObject, owner: str, lease_ms: int) -> None:
         delivery = data.draw(st.sampled_from(self.known))
-        options = {"owner": owner, "lease_ms": lease_ms, "redelivered": redelivered}
+        options = {"owner": owner, "lease_ms": lease_ms}
         self.began(self.both("begin", self.story.id, delivery, **options))
 
     def began(self, beginning: object) -> None:

@@ -1,2 +1,2 @@
--- Take a delivery to run it. ARGV[3] delivery, [4] owner, [5] lease ms, [6] '1' if redelivered
-return begin(ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1')
+-- Take a delivery to run it. ARGV[3] delivery, ARGV[4] owner, ARGV[5] lease ms
+return begin(ARGV[3], ARGV[4], tonumber(ARGV[5]))

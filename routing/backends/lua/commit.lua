@@ -1,7 +1,8 @@
 -- Settle a delivery and create all that follows, or say why not.
 -- ARGV[3] header (JSON: delivery, attempt, max_deliveries, created, threads, children, joins,
---   results, waits, ending, silent, note), then for each of its `created` deliveries the row and
---   the envelope; a result's `next` is the ARGV position of the row it creates if it counts
+--   results, waits, ending, silent, note, dead_letter), then for each of its `created`
+--   deliveries the row and the envelope; a result's `next` is the ARGV position of the row it
+--   creates if it counts
 local h = cjson.decode(ARGV[3])
 local status = redis.call('HGET', C, 'status')
 local state, attempt = state_of(h.delivery)
@@ -108,6 +109,7 @@ for _, result in ipairs(h.results) do
   end
 end
 book_branch(row, in_branch, h.silent)
+if h.dead_letter then bury(h.delivery, h.note) end
 if h.note ~= '' then note('note', cjson.encode({h.delivery, h.note})) end
 if h.ending and not finish(h.ending[1], h.ending[2]) then note('late', h.delivery) end
 return committed()

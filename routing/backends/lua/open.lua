@@ -1,6 +1,5 @@
 -- Create a conversation, once, and begin its first delivery if asked to.
--- ARGV[3] header (JSON: from, entry, threads, children, ttl, begin, owner, lease,
--- redelivered), ARGV[4] canvas, ARGV[5] the first delivery's row, ARGV[6] its envelope
+-- ARGV[3] header (JSON: from, entry, threads, children, ttl, begin, owner, lease), ARGV[4] canvas, ARGV[5] the first delivery's row, ARGV[6] its envelope
 local h = cjson.decode(ARGV[3])
 if redis.call('EXISTS', C) == 0 then
   local name = string.format('%015d:', now) .. conversation
@@ -17,4 +16,4 @@ elseif not h.begin and state_of(h.entry) == 'ready' then
   publish[1] = redis.call('HGET', D, 'r:' .. h.entry)  -- an inject repeated before it was sent
 end
 if not h.begin then return {'ready', publish} end
-return begin(h.entry, h.owner, h.lease, h.redelivered)
+return begin(h.entry, h.owner, h.lease)

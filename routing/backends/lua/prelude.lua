@@ -1,7 +1,9 @@
 -- Prepended to every script that works on one conversation. All keys share the tag of one shard.
 -- KEYS[1] conversation  hash: entry, from, member, status, value, in_flight, waiting, count, ttl,
 --                       created, updated, canvas, release (parked | due | handing | done), handed
--- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner
+-- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner;
+--                       of a dead letter x:<id> its member of KEYS[10], y:<id> the reason; of a
+--                       replayed one z:<id> the attempts before
 -- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread);
 --                       k: the injectors' own
 -- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id>,
@@ -17,11 +19,14 @@
 -- KEYS[8] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
 -- KEYS[9] retention     sorted set of the shard, by the ms at which it is over: the same members,
 --                       and :<conversation> for threads of a conversation that was never opened
+-- KEYS[10] dead         sorted set of the shard, all scores 0: <failed ms>:x|<n>|<conversation>|<id>
+-- KEYS[11] sent         sorted set of the shard, by the ms of publishing: what the broker has and
+--                       nobody has begun; members as in due
 -- A delivery's state: held, waiting, ready (in the outbox), sent, leased, settled, cancelled. In
 -- flight are waiting, ready, sent and leased: a held one follows from others that are.
 -- ARGV[1] is the conversation's id, ARGV[2] the ms after which an unpublished message is late.
 local C, D, T, J, L, X = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DUE, INDEX, RETENTION = KEYS[7], KEYS[8], KEYS[9]
+local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local conversation, grace = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -47,17 +52,19 @@ local function set_state(id, state, attempt, owner, reason)
     state .. '|' .. (attempt or 0) .. '|' .. (reason or '') .. '|' .. (owner or ''))
 end
 
--- Every key of a conversation lives for its ttl after the last activity.
+-- A conversation lives for its ttl after the last activity: then the sweep forgets it, lists and
+-- all. The keys' own expiry comes a little later, for the case that no worker sweeps.
+local MARGIN = 600000
 local function touch()
   local kept = redis.call('HMGET', C, 'ttl', 'member')
   redis.call('HSET', C, 'updated', now)
-  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], kept[1]) end
+  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], kept[1] + MARGIN) end
   redis.call('ZADD', RETENTION, now + kept[1], kept[2])
 end
 
 local function touch_threads(ttl)
   if redis.call('EXISTS', C) == 1 then return touch() end
-  redis.call('PEXPIRE', T, ttl)
+  redis.call('PEXPIRE', T, ttl + MARGIN)
   redis.call('ZADD', RETENTION, now + ttl, ':' .. conversation)
 end
 
@@ -138,6 +145,7 @@ end
 local function cancel(id, attempt, row, depth)
   set_state(id, 'cancelled', attempt)
   redis.call('ZREM', DUE, member('d', id))
+  redis.call('ZREM', SENT, member('d', id))
   close_inside(row, depth)
   landed()
 end
@@ -165,10 +173,11 @@ end
 
 local function release_next(join, spec)
   local next = tonumber(redis.call('HGET', J, 'next:' .. join) or spec.total)
-  if next >= spec.total then return end
+  local held = next < spec.total and redis.call('HGET', J, 'h:' .. join .. ':' .. next)
+  if not held then return end
   redis.call('HSET', J, 'next:' .. join, next + 1)
-  launch(redis.call('HGET', J, 'h:' .. join .. ':' .. next))
   redis.call('HDEL', J, 'h:' .. join .. ':' .. next)
+  launch(held)
 end
 
 -- The first answer of a branch counts; false for any other, and after the join has fired.
@@ -223,6 +232,22 @@ local function create_delivery(raw, envelope)
   return row
 end
 
+-- Keep a delivery that failed for good, so many of a shard and the newest ones.
+local function bury(id, reason)
+  local name = string.format('%015d:', now) .. member('x', id)
+  redis.call('ZADD', DEAD, 0, name)
+  redis.call('HSET', D, 'x:' .. id, name, 'y:' .. id, reason)
+  if redis.call('ZCARD', DEAD) > 1000 then redis.call('ZREMRANGEBYRANK', DEAD, 0, 0) end
+end
+
+local function exhume(id)
+  local name = redis.call('HGET', D, 'x:' .. id)
+  if not name then return false end
+  redis.call('ZREM', DEAD, name)
+  redis.call('HDEL', D, 'x:' .. id, 'y:' .. id)
+  return true
+end
+
 -- Hand the conversation's value over, if nobody has and nobody is at it.
 local function grant_release(lease)
   local release = redis.call('HGET', C, 'release')
@@ -236,9 +261,9 @@ local function grant_release(lease)
 end
 
 -- Why a delivery cannot be run now, as an answer; nil if it can.
-local function refusal(id, fields, redelivered, owner, lease)
+local function refusal(id, fields, lease)
   local status = redis.call('HGET', C, 'status')
-  local state, attempt, holder = state_of(id)
+  local state, attempt, _, reason = state_of(id)
   local over = state == 'settled' or state == 'cancelled'
   if not over then
     if state == 'held' or state == 'waiting' then return {'skip', state} end
@@ -262,17 +287,16 @@ local function refusal(id, fields, redelivered, owner, lease)
     cancel(id, attempt, fields, #fields.scope)
     return {'skip', 'cancelled'}
   end
-  if state == 'leased' and not (redelivered and holder == owner)
-      and tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0) > now then
-    return {'skip', 'leased'}
-  end
+  local due = tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0)
+  if state == 'leased' and due > now then return {'skip', 'leased'} end
+  if state == 'ready' and reason == 'retry' and due > now then return {'skip', 'postponed'} end
 end
 
-local function begin(id, owner, lease, redelivered)
+local function begin(id, owner, lease)
   local row = redis.call('EXISTS', C) == 1 and redis.call('HGET', D, 'r:' .. id)
   if not row then return {'skip', 'unknown'} end
   local fields = cjson.decode(row)
-  local refused = refusal(id, fields, redelivered, owner, lease)
+  local refused = refusal(id, fields, lease)
   if refused then return refused end
   local state, attempt, _, reason = state_of(id)
   if state == 'leased' then
@@ -281,6 +305,7 @@ local function begin(id, owner, lease, redelivered)
   end
   set_state(id, 'leased', attempt + 1, owner, '')
   redis.call('ZADD', DUE, now + lease, member('d', id))
+  redis.call('ZREM', SENT, member('d', id))
   if fields.answer_within_ms > 0 then
     local branch = fields.scope[#fields.scope]
     redis.call('ZADD', DUE, 'NX', now + fields.answer_within_ms,
@@ -291,5 +316,6 @@ local function begin(id, owner, lease, redelivered)
   local join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1])
   return {'begun', attempt + 1, row, redis.call('HGET', D, 'e:' .. id), thread,
     redis.call('HGET', T, 'k:' .. fields.thread) or '{}', join or '',
-    tonumber(redis.call('HGET', C, 'count')), reason}
+    tonumber(redis.call('HGET', C, 'count')), reason,
+    attempt + 1 - tonumber(redis.call('HGET', D, 'z:' .. id) or 0)}
 end

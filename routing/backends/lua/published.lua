@@ -1,6 +1,6 @@
 -- Clear the outbox: the broker has these messages.
--- ARGV[3] ms after which one that has not begun is looked at again, ARGV[4...] deliveries;
--- '' stands for the conversation's release
+-- ARGV[3] ms after which a release that nobody handed over is late, ARGV[4...] deliveries; ''
+-- stands for the conversation's release
 local later = now + tonumber(ARGV[3])
 for i = 4, #ARGV do
   local id = ARGV[i]
@@ -12,7 +12,8 @@ for i = 4, #ARGV do
     local state, attempt, _, reason = state_of(id)
     if state == 'ready' then
       set_state(id, 'sent', attempt, '', reason)
-      redis.call('ZADD', DUE, later, member('d', id))
+      redis.call('ZREM', DUE, member('d', id))
+      redis.call('ZADD', SENT, now, member('d', id))
     end
   end
 end

@@ -1,0 +1,11 @@
+-- A message that the broker had and nobody began: its row, to be published again if it was lost.
+-- ARGV[3] member of KEYS[11], ARGV[4] ms since its publishing that have to be over
+local sent = redis.call('ZSCORE', SENT, ARGV[3])
+if not sent or tonumber(sent) > now - tonumber(ARGV[4]) then return publish end
+local id = string.sub(ARGV[3], #member('d', '') + 1)
+if redis.call('EXISTS', C) == 0 or state_of(id) ~= 'sent' then
+  redis.call('ZREM', SENT, ARGV[3])
+  return publish
+end
+redis.call('ZADD', SENT, now, ARGV[3])
+return {redis.call('HGET', D, 'r:' .. id)}
