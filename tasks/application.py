@@ -16,6 +16,7 @@ from primitives import SYSTEM_LISTENERS
 from routing import Organism, build_organism
 from routing.backends import SharedBackend, connect
 from tasks.delivery import Deliverer
+from tasks.events import EventBatches
 from tasks.listener import register_listeners
 from tasks.publisher import Publisher
 from tasks.recovery import RecoveryStep
@@ -77,6 +78,7 @@ def assemble(
     publisher = Publisher(app, runtime)
     register_listeners(app, organism, runtime, Deliverer(runtime, publisher))
     app.steps["worker"].add(RecoveryStep)
+    app.steps["consumer"].add(EventBatches)
     return app
 
 

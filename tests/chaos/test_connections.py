@@ -16,6 +16,8 @@ import pytest
 
 import tasks
 from service.embedded_redis import EmbeddedRedis
+from tasks.recovery import SWEEP_S
+from tasks.runtime import LEASE_MS
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
@@ -146,16 +148,24 @@ def test_a_server_out_of_reach_while_busy_costs_time_and_nothing_else(
     print(f"{server} {how}: over {time.time() - back:.1f} s after it was back")
 
 
-def test_finished_work_waits_for_the_registry(wires: Wires) -> None:
-    """A handler finishes while the registry is away: its run counts, and it is the only one."""
-    conversation = str(uuid.uuid4())
-    gate = conversation
+@pytest.mark.parametrize("lasts", ["until it is away", "until it is back"])
+@pytest.mark.parametrize("server", ["registry", "broker"])
+def test_a_run_goes_on_while_a_server_is_away(wires: Wires, server: str, lasts: str) -> None:
+    """For longer than a lease: its handler finishes, its run counts, and it is the only one."""
+    proxy = wires.registry if server == "registry" else wires.broker
+    conversation = gate = str(uuid.uuid4())
     wires.begin(Plan("patient", {"gate": gate}, {"gate": gate}), conversation)
     [run] = wires.seen("ran", listener="patient", what=f"Visit(gate='{gate}')")
-    wires.registry.go_away()
+    proxy.go_away()
+    time.sleep(AWAY_S + LEASE_MS / 1000)  # the outage itself
+    if lasts == "until it is back":
+        proxy.come_back()
+        # Workers are at it again, and have had the time to look for what is late.
+        wires.came_out_right(wires.begin(PLANS["call"]), PLANS["call"])
+        time.sleep(2 * SWEEP_S)
     wires.site.open_gate(gate, run["pid"])
     wires.seen("passed", gate=gate)
-    time.sleep(AWAY_S)  # the outage itself
-    wires.registry.come_back()
+    if lasts == "until it is away":
+        proxy.come_back()
     wires.came_out_right(conversation, Plan("patient", None, {"gate": gate}))
-    assert len(wires.site.records(event="passed", gate=gate)) == 1, "the handler ran once"
+    assert len(wires.site.records(event="ran", what=run["what"])) == 1, "the handler ran once"
