@@ -7,6 +7,7 @@ no tasks until the first is gone, and is the active one from then on.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -191,6 +192,7 @@ class Lane:
     def _close(self) -> None:
         for worker in self._workers:
             worker.stop()
+        gc.collect()  # Celery's results unsubscribe when they are collected: while the server runs
         self._app.close()
         self._redis.close()
 

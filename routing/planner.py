@@ -208,8 +208,9 @@ class _Draft:
         thread = Thread(self.new_id(), (*step.chain[:-1], name), step.parent, branch)
         scope = (*self._scope_around(join.id), branch)
         delivery = self._new_delivery(
-            name, thread, step.chain[-3], content, scope, delivery_id=join.deliveries[index]
-        )
+            name, thread.id, step.chain[-3], content, scope,
+            depth=thread.depth, delivery_id=join.deliveries[index],
+        )  # fmt: skip
         return thread, delivery
 
     def _scope_around(self, join: str) -> Scope:
@@ -333,8 +334,9 @@ class _Draft:
         self.deliveries.append(
             self._new_delivery(
                 # Branches see the initiator as their caller; they need not know of the join.
-                name, thread, opener.chain[-2], content,
+                name, thread.id, opener.chain[-2], content,
                 (*self.frame.delivery.scope, branch),
+                depth=thread.depth,
                 delivery_id=delivery_id,
                 held=bool(fan.window) and index >= fan.window,
                 answer_within_ms=fan.item_timeout_ms,
@@ -343,8 +345,8 @@ class _Draft:
 
     def _body(self, join: str) -> Delivery:
         return self._new_delivery(
-            self._own_name, self.frame.thread, self._own_name, content_of(JoinSettled(join)),
-            self.frame.delivery.scope, held=True,
+            self._own_name, self.frame.thread.id, self._own_name, content_of(JoinSettled(join)),
+            self.frame.delivery.scope, depth=self.frame.thread.depth, held=True,
         )  # fmt: skip
 
     # --- shared ------------------------------------------------------------------------
@@ -372,10 +374,8 @@ class _Draft:
                 self._limit_reply()
                 return
             self.calls += 1
-        target = Thread(thread, ("",) * (depth + 1))
-        self.deliveries.append(
-            self._new_delivery(to, target, from_id, content, self.frame.delivery.scope)
-        )
+        scope = self.frame.delivery.scope
+        self.deliveries.append(self._new_delivery(to, thread, from_id, content, scope, depth=depth))
 
     def _limit_reply(self) -> None:
         """Past the delivery limit nothing is called any more: the limit goes up the chain."""
@@ -385,20 +385,20 @@ class _Draft:
             self._reply(limit_fault())
 
     def _new_delivery(
-        self, to: str, thread: Thread, from_id: str, content: Content, scope: Scope, *,
-        delivery_id: str = "", held: bool = False, answer_within_ms: int = 0,
+        self, to: str, thread: str, from_id: str, content: Content, scope: Scope, *,
+        depth: int, delivery_id: str = "", held: bool = False, answer_within_ms: int = 0,
     ) -> Delivery:  # fmt: skip
         return Delivery(
             id=delivery_id or self.new_id(),
-            thread=thread.id,
+            thread=thread,
             from_id=from_id,
             to=to,
             payload_name=content.name,
             payload_path=content.path,
-            envelope=build_envelope(from_id, to, thread.id, content.element),
+            envelope=build_envelope(from_id, to, thread, content.element),
             scope=scope,
             parent=self.frame.delivery.id,
-            depth=thread.depth,
+            depth=depth,
             held=held,
             opens_branch=bool(scope) and scope != self.frame.delivery.scope,
             answer_within_ms=answer_within_ms,
