@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test check clean
+.PHONY: help demo test chaos check clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
@@ -17,6 +17,10 @@ demo:  ## take the census of the Python standard library (sets everything up fir
 test:  ## run the tests, on a private Redis of their own
 	@sh .ci/venv test
 	@$(RUN) pytest $(ARGS)
+
+chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost or doubled
+	@sh .ci/venv test
+	@$(RUN) tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 check:  ## ruff and mypy --strict
 	@sh .ci/venv lint

@@ -88,7 +88,7 @@ ROWS = (
         _B, "item2", "body published; redelivered after 30 s, not 10",
         Place.BODY_PUBLISHED, None, LONG_VISIBILITY_S,
     ),
-    Row(_B, "item2", "outbox cleared", None, Point.CLEARED),
+    Row(_B, "item2", "body published, task about to return", None, Point.CLEARED),
     Row(_B, "item2", _DONE, Place.FINISHED, Place.FINISHED),
     Row(_B, "body", "in the task (ours: begun)", Place.HANDLER, Point.BEGUN),
     Row(_B, "body", "answer recorded, not published", None, Point.COMMITTED),
@@ -99,6 +99,7 @@ ROWS = (
     Row(_B, "tail", "in the handler", Place.HANDLER, Place.HANDLER),
     Row(_B, "tail", "conversation ended, value not handed over", None, Point.COMMITTED),
     Row(_B, "tail", _DONE, Place.FINISHED, Place.FINISHED),
+    Row(_B, "handover", "message taken, nothing begun", None, Place.TAKEN),
     Row(_B, "handover", "value handed over, registry not told", None, Point.RETURNED),
     Row(_B, "handover", _DONE, None, Place.FINISHED),
 )  # fmt: skip

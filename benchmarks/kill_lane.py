@@ -254,12 +254,14 @@ class Lane:
             both.llen(QUEUE)
             both.hlen("unacked")
             queued, unacknowledged = both.execute()
-        return int(queued) + int(unacknowledged) + self._due()
+        return int(queued) + int(unacknowledged) + sum(self._watched().values())
 
-    def _due(self) -> int:
+    def _watched(self) -> dict[str, int]:
+        """What the registry still has to act on, or gave up."""
         if self._contestant is Contestant.BARE:
-            return 0
-        return tasks.runtime_of(self._app).backend.stats()["due"]
+            return {}
+        stats = tasks.runtime_of(self._app).backend.stats()
+        return {name: stats[name] for name in ("due", "sent", "dead_letters")}
 
     def _leftovers(self) -> Counter[str]:
         """What lies in Redis and is no result or record that expires as it should."""
@@ -267,7 +269,7 @@ class Lane:
             {
                 "queued": self._redis.llen(QUEUE),
                 "unacknowledged": self._redis.hlen("unacked"),
-                "due": self._due(),
+                **self._watched(),
             }
         )
         for key in self._redis.scan_iter(count=1000):

@@ -5,7 +5,7 @@ The file's `celery` section wins over these, except for what correctness stands 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +14,8 @@ from config.models import OrganismConfig
 
 #: Celery's own default queue, so that a plain `send_task` from any app finds the listeners
 DEFAULT_QUEUE = "celery"
+#: how Celery's URLs call RabbitMQ
+_AMQP_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq")
 
 #: what the delivery protocol stands on: an organism file may not change these
 FIXED: Mapping[str, Any] = {
@@ -29,9 +31,13 @@ FIXED: Mapping[str, Any] = {
     "task_always_eager": False,
 }
 
+#: Celery's priorities run from 0 to 9
+HIGHEST_PRIORITY = 9
+
 DEFAULTS: Mapping[str, Any] = {
     "task_default_queue": DEFAULT_QUEUE,
-    # One message beyond those running: a long handler must not sit on other people's messages.
+    # As many messages as processes, those that run included, since they are acknowledged late: a
+    # long handler must not sit on messages that another worker has a free process for.
     "worker_prefetch_multiplier": 1,
     # Flower draws its picture from these events. The one about sending would cost another round
     # trip per message, and Flower shows nothing from it that the others lack.
@@ -39,15 +45,59 @@ DEFAULTS: Mapping[str, Any] = {
     # A worker may be started before its broker, and outlives a broker's restart.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # Celery's own ends the worker when the broker goes away in the middle of something.
+    "worker_consumer": "tasks.consumer:PatientConsumer",
     # Handlers that run when a connection breaks go on: their commit does not need the broker.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Only the injected task has a result, and whoever injected it reads it within a day.
     "result_expires": 86_400,
+    # A publisher gives up after some seconds, whether it is a worker or somebody's web request:
+    # what it has not published stays in the outbox, and the sweep publishes it.
+    "broker_connection_timeout": 2.0,
+    "task_publish_retry": True,
+    "task_publish_retry_policy": {
+        "max_retries": 3,
+        "interval_start": 0,
+        "interval_step": 0.2,
+        "interval_max": 0.5,
+    },
+    # Results lie on Redis whatever the broker is. Celery's 120 s would keep a process that long
+    # at a server that is silent; the result is then stored once more, on a new connection.
+    "redis_socket_timeout": 10.0,
+    "redis_socket_connect_timeout": 5.0,
+    "redis_retry_on_timeout": True,
+}
+
+#: seconds until a broker that is connected and says nothing is taken for lost
+_SILENCE_S = 10
+
+ON_REDIS: Mapping[str, Any] = {
     "broker_transport_options": {
         # Seconds after which Redis hands an unacknowledged message out again. The registry
         # recovers lost deliveries within seconds, so this is but a last resort; a lower value
         # would redeliver what long handlers are still working on.
         "visibility_timeout": 3_600,
+        # Without these a publisher waits for ever for a server whose machine is gone …
+        "socket_timeout": _SILENCE_S,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        # … and a worker's pending BRPOP (1 s) is found overdue within 1 + 2 * 5 s, not 51.
+        "health_check_interval": 5,
+    },
+}
+
+ON_RABBITMQ: Mapping[str, Any] = {
+    # Seconds. A worker's connections that were silent for twice as long are opened anew, and
+    # RabbitMQ does the same on its side. It advises against less: a busy machine is not a dead one.
+    "broker_heartbeat": 5,
+    "broker_transport_options": {
+        # AMQP says nothing to a publisher: a message for a connection that just broke, or one that
+        # the broker refuses, would count as published, and its outbox would be cleared.
+        "confirm_publish": True,
+        # Only a worker's own connections have heartbeats. A publisher that waits for a
+        # confirmation, for ever when the broker's memory or disk alarm is on, gives up.
+        "read_timeout": _SILENCE_S,
+        "write_timeout": _SILENCE_S,
     },
 }
 
@@ -76,7 +126,29 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
             config.source,
             [Problem("organism.celery.result_backend", "is missing: name where results go")],
         )
-    return {**DEFAULTS, **urls, **given, **FIXED}
+    broker = _broker_settings({**urls, **given}["broker_url"], config)
+    options = {
+        **broker["broker_transport_options"],
+        **given.get("broker_transport_options", {}),
+    }
+    return {**DEFAULTS, **broker, **urls, **given, "broker_transport_options": options, **FIXED}
+
+
+def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mapping[str, Any]:
+    """What the kind of broker asks for."""
+    if not is_rabbitmq(url):
+        return ON_REDIS
+    if config.organism.thread_scheduling != "depth-first":
+        return ON_RABBITMQ
+    # RabbitMQ knows priorities only in queues that were declared with them, and takes the same
+    # queue without for another one: every app that sends here needs this setting too.
+    return {**ON_RABBITMQ, "task_queue_max_priority": HIGHEST_PRIORITY}
+
+
+def is_rabbitmq(url: str | Sequence[str]) -> bool:
+    """Whether Celery speaks AMQP to the broker at `url`, or to the first one of several."""
+    first = url if isinstance(url, str) else url[0]
+    return urlsplit(first.partition(";")[0]).scheme in _AMQP_SCHEMES
 
 
 def registry_url(

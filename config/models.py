@@ -86,8 +86,9 @@ def _shown(value: object, key: str) -> Any:
 class BackendConfig(_Section):
     """Where threads, deliveries and context live."""
 
-    #: `memory` serves one process and ends with it
-    type: Literal["redis", "memory"] = "redis"
+    #: `memory` serves one process and ends with it; `manager` the processes of one machine, and
+    #: ends with `threadloom up`
+    type: Literal["redis", "manager", "memory"] = "redis"
     #: absent: the one that the process was given (`THREADLOOM_REDIS_URL`, or the embedded one)
     redis_url: Annotated[Text, AfterValidator(fields.redis_url)] | None = None
     #: begins every key, followed by the organism's name

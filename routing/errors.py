@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from config.errors import PermanentError, TransientError
@@ -96,6 +97,8 @@ class RetryLater(TransientError):  # noqa: N818  # reads as what a handler asks 
     """
 
     def __init__(self, reason: str = "", after_s: float | None = None) -> None:
+        if after_s is not None and not 0 <= after_s < math.inf:
+            raise ValueError(f"after_s must be at least 0 seconds, got {after_s}")
         super().__init__(reason, after_s)
         self.reason, self.after_s = reason, after_s
 

@@ -169,6 +169,7 @@ class _Draft:
             content = self._content(payload)
         except (InvalidPayloadError, PayloadDefinitionError) as exc:
             self.notes.append(f"the reply cannot be sent: {exc}")
+            self.dead_letter = True
             content = content_of(handler_fault())
         thread = self.frame.thread
         if thread.branch is not None:

@@ -327,10 +327,11 @@ class LogEntry:
     """One line of a conversation's log."""
 
     at_ms: int
-    #: message, late, waiting, note, join, ended, abandoned
+    #: message, late, waiting, note, join, ended, abandoned, retry, dead_letter, replayed
     event: str
-    #: message and late: `delivery` (a Delivery); note and abandoned: `id`, `text`; join and
-    #: ended: `text`; waiting: `id`, `thread`, `to`, `prompt`, `scope`
+    #: message and late: `delivery` (a Delivery); note, abandoned and retry: `id`, `text`;
+    #: dead_letter and replayed: `id`; join and ended: `text`; waiting: `id`, `thread`, `to`,
+    #: `prompt`, `scope`
     detail: Mapping[str, Any]
 
 

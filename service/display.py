@@ -122,6 +122,18 @@ def element_text(payload: etree._Element) -> Text:
     return payload_text(local_name(payload), _element_fields(payload))
 
 
+def error_text(reason: str) -> Text:
+    """What a handler raised, in one line: the last of a traceback."""
+    return Text(one_line(reason.strip().rpartition("\n")[2]), "red")
+
+
+def pretty_xml(document: bytes) -> str:
+    """Canonical XML with its elements indented, for people."""
+    root = etree.fromstring(document, etree.XMLParser(resolve_entities=False))
+    etree.indent(root)
+    return plain(etree.tostring(root, encoding="unicode"))
+
+
 def payload_text(name: str, fields: str) -> Text:
     """A payload in one line: its class, then its fields."""
     return Text.assemble((one_line(name), "bold"), " " if fields else "", one_line(fields))

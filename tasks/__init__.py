@@ -17,19 +17,33 @@ from tasks.application import (  # noqa: E402
     create_app,
     load_organism,
 )
+from tasks.dead_letters import (  # noqa: E402
+    ReplayRefusedError,
+    dead_letters,
+    drop_dead_letter,
+    find_dead_letter,
+    replay_dead_letter,
+)
 from tasks.injection import answer_wait, inject, inject_many, read_results  # noqa: E402
+from tasks.killing import kill  # noqa: E402
 from tasks.runtime import Runtime, runtime_of  # noqa: E402
 
 __all__ = [
+    "ReplayRefusedError",
     "Runtime",
     "answer_wait",
     "app_from_environment",
     "assemble",
     "create_app",
+    "dead_letters",
+    "drop_dead_letter",
+    "find_dead_letter",
     "inject",
     "inject_many",
+    "kill",
     "load_organism",
     "read_results",
+    "replay_dead_letter",
     "runtime_of",
 ]
 

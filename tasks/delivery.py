@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from traceback import format_exception_only
 from typing import TypeVar
 
 from config import RegistryUnavailableError
@@ -40,7 +41,7 @@ from routing.records import (
 )
 from routing.results import StoredResults
 from routing.retry import backoff_ms
-from tasks.handlers import run_handler
+from tasks.handlers import run_handler, told
 from tasks.publisher import Publisher
 from tasks.runtime import Point, Runtime, new_id
 
@@ -149,16 +150,17 @@ class Deliverer:
         delay_ms = backoff_ms(listener.retry_backoff_s, frame.tries, draw=random.random())  # noqa: S311
         if retry.after_s is not None:
             delay_ms = round(retry.after_s * 1000)
+        reason = f"again in {delay_ms} ms: {retry.note}"
         patiently(
             lambda: self._runtime.backend.retry(
                 frame.conversation,
                 frame.delivery.id,
                 attempt=frame.attempt,
                 delay_ms=delay_ms,
-                reason=retry.note,
+                reason=reason,
             )
         )
-        return Outcome(summary=f"runs again in {delay_ms} ms: {retry.note}")
+        return Outcome(summary=reason)
 
     def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
         delivery = frame.delivery
@@ -215,8 +217,8 @@ class Deliverer:
 
 def _unusable(exc: Exception, frame: Frame) -> Actions:
     logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
-    note = f"what the handler returned cannot be sent: {type(exc).__name__}: {exc}"
-    return (Fault(handler_fault(), note),)
+    note = told(["what the handler returned cannot be sent: ", *format_exception_only(exc)])
+    return (Fault(handler_fault(), note, dead_letter=True),)
 
 
 def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot, ...]:

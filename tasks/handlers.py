@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-#: how much of a traceback the conversation's log keeps
+#: characters of a traceback, or of a reason to retry, that the registry keeps; the end tells most
 _TRACE_LIMIT = 4_000
 
 
@@ -65,17 +65,28 @@ def run_handler(
         note = f"the handler ran longer than {timeout_s} s"
         return (Fault(timeout_fault(), note, dead_letter=True),)
     except TransientError as exc:
+        reason = told(traceback.format_exception_only(exc))
         logger.warning(
-            "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, exc
+            "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, reason
         )
-        return Retry(str(exc), exc.after_s if isinstance(exc, RetryLater) else None)
+        return Retry(reason, exc.after_s if isinstance(exc, RetryLater) else None)
     except (Exception, SystemExit, asyncio.CancelledError) as exc:
         if _pool_ends_process(exc):
             raise
         logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)
-        trace = "".join(traceback.format_exception(exc))
-        return (Fault(handler_fault(), trace[-_TRACE_LIMIT:], dead_letter=True),)
+        within = exc.__traceback__ and exc.__traceback__.tb_next  # the handler's own frames
+        trace = told(traceback.format_exception(type(exc), exc, within))
+        return (Fault(handler_fault(), trace, dead_letter=True),)
     return read_return(returned)
+
+
+def told(lines: Iterable[str]) -> str:
+    """What an exception says, as text that can be stored: at most _TRACE_LIMIT characters.
+
+    A file name may carry bytes that are no text, which UTF-8 refuses.
+    """
+    text = "".join(lines).strip()[-_TRACE_LIMIT:]
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _pool_ends_process(exc: BaseException) -> bool:

@@ -7,7 +7,9 @@ as soon as the broker is back. So publishing may fail here without losing anythi
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from celery import Celery, Signature
@@ -15,15 +17,17 @@ from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 
 from config import RegistryUnavailableError
+from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
 from routing.records import Join, JoinKind, Publication
 from tasks import canvas
 from tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)
 
-#: Celery's priorities run from 0 to 9
-_HIGHEST = 9
-
+#: AMQP's delivery mode of a message that need not survive the broker
+_TRANSIENT = 1
+#: header of a message: ms since 1970 at which it was published, by its sender's clock
+SENT_HEADER = "threadloom_sent_ms"
 
 class Publisher:
     """Publishes deliveries as messages for their listeners' tasks."""
@@ -45,8 +49,9 @@ class Publisher:
         `joins` are those the caller knows already; others are looked up. `clear_later` leaves
         the clearing to the next delivery that this process begins, which saves a round trip;
         if none comes, what nobody has begun by then is published once more, and the copy
-        skipped. Publications of one call belong to one conversation. Never raises for a broker or registry that does
-        not answer: what was not published or not cleared is published again by the sweep.
+        skipped. Publications of one call belong to one conversation. Never raises for a broker or
+        registry that does not answer: what was not published or not cleared is published again
+        by the sweep.
         """
         if not publications:
             return 0
@@ -57,7 +62,7 @@ class Publisher:
                 self._send(publication, root_id, known)
                 sent.append(publication)
                 self._runtime.reached(Point.PUBLISHING, publication.id)
-        except (OperationalError, RegistryUnavailableError) as exc:
+        except self._refusals as exc:
             logger.warning(
                 "outbox.kept conversation=%s unpublished=%d reason=%r",
                 publications[0].conversation, len(publications) - len(sent), exc,
@@ -79,21 +84,36 @@ class Publisher:
         listener = self._runtime.organism.listeners.get(publication.to)
         return (listener and listener.queue) or str(self._app.conf.task_default_queue)
 
-    def empty_queues(self) -> set[str]:
-        """The queues of this organism in which no message waits; none if the broker is away."""
+    @property
+    def queues(self) -> set[str]:
+        """Every queue of this organism."""
+        return {queue.name for queue in self._app.conf.task_queues}
+
+    def empty_queues(self) -> set[str] | None:
+        """The queues of this organism in which no message waits; None if the broker is away."""
         connection = self._app.connection_for_write()
         try:
             with connection:
                 return {q.name for q in self._app.conf.task_queues if not _waiting(connection, q)}
         except connection.connection_errors as exc:
             logger.warning("broker.unavailable reason=%r", exc)
-            return set()
+            return None
+
+    @cached_property
+    def _refusals(self) -> tuple[type[BaseException], ...]:
+        """What publishing may raise: not reached, or refused (no room, another kind of queue)."""
+        broker = self._app.connection_for_write()  # it is never opened
+        errors = (*broker.connection_errors, *broker.channel_errors)
+        return (OperationalError, RegistryUnavailableError, *errors)
 
     def _send(self, publication: Publication, root_id: str | None, known: dict[str, Join]) -> None:
         listener = self._runtime.organism.listeners.get(publication.to)
         options: dict[str, Any] = {
             "root_id": root_id or publication.conversation,
             "parent_id": publication.parent,
+            # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
+            # message, the registry has all that is needed to publish it again.
+            "delivery_mode": _TRANSIENT,
         }
         if listener is not None and listener.queue:
             options["queue"] = listener.queue
@@ -105,6 +125,7 @@ class Publisher:
             options |= canvas.resume_options(publication.canvas or "")
             # Else Celery would take the delivery that happens to publish this for its parent.
             options["headers"] = {**options.get("headers", {}), "parent_id": options["parent_id"]}
+        options["headers"] = {**options.get("headers", {}), SENT_HEADER: now_ms()}
         signature = canvas.message_signature(
             self._app,
             publication,
@@ -148,9 +169,8 @@ class Publisher:
         if not self._runtime.organism.depth_first:
             return None
         # RabbitMQ serves high numbers first, Redis low ones.
-        deep = min(depth, _HIGHEST)
-        url = str(self._app.conf.broker_url or "")
-        return _HIGHEST - deep if url.startswith(("redis", "sentinel")) else deep
+        deep = min(depth, HIGHEST_PRIORITY)
+        return deep if is_rabbitmq(self._app.conf.broker_url) else HIGHEST_PRIORITY - deep
 
 
 def _cleared(sent: Iterable[Publication]) -> list[str]:
@@ -160,6 +180,11 @@ def _cleared(sent: Iterable[Publication]) -> list[str]:
         for publication in sent
         for name in (publication.id, *([""] if publication.canvas is not None else []))
     ]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1_000_000
 
 
 def _waiting(connection: Connection, queue: Queue) -> int:

@@ -1,31 +1,28 @@
 """Leases renewed and lost things found: a bootstep of every worker's main process.
 
-There is no leader: every worker sweeps, and the registry gives each late thing to one of them.
-The bootstep runs on the worker's own timer. It renews the leases of what this worker's pool is
-running; a worker that is gone renews nothing, so its deliveries fall due and are published
-again. The same sweep publishes what a crash kept in an outbox, fires joins at their deadline
-and removes conversations whose retention is over.
+There is no leader: every worker sweeps, on its own timer, and the registry gives each late thing
+to one of them. A worker renews the leases of what its pool is running (`leases.py`); one that is
+gone renews nothing, so its deliveries fall due and are published again. The same sweep publishes
+what a crash kept in an outbox, fires joins at their deadline and removes conversations whose
+retention is over.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Set
 from typing import Any
 
 from celery import Celery, bootsteps
-from celery.worker import state
-from celery.worker.request import Request
 
 from config import RegistryUnavailableError
 from routing.faults import timeout_fault
 from routing.markup import canonical
 from routing.outgoing import content_of
-from tasks.listener import ListenerTask
-from tasks.publisher import Publisher
-from tasks.request import conversation_of
+from routing.records import Due
+from tasks.leases import LeaseKeeper
+from tasks.publisher import Publisher, now_ms
 from tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
@@ -36,8 +33,8 @@ SWEEP_S = 1.0
 POOL_LOOK_S = 0.5
 #: ms after which a message that nobody began is looked for in the broker
 LOST_AFTER_MS = 5_000
-#: three chances before a lease expires
-RENEWALS_PER_LEASE = 3
+#: ms by which a message was overtaken in its queue before that counts; clocks differ
+OVERTAKEN_BY_MS = 2_000
 #: ms after which a late thing that was taken in hand is late again
 RETRY_IN_MS = 10_000
 #: things taken in hand per sweep, so that the worker's timer stays responsive
@@ -55,13 +52,18 @@ class RecoveryStep(bootsteps.StartStopStep):
         super().__init__(worker, **kwargs)
         self._entries: list[Any] = []
         self._sweeps = 0
+        self._leases: LeaseKeeper | None = None
+        #: the registry did not answer when it was last asked
+        self._away = False
+        #: monotonic s before which nothing is taken over
+        self._rest_until = 0.0
 
     def start(self, worker: Any) -> None:
         runtime = runtime_of(worker.app)
         publisher = Publisher(worker.app, runtime)
-        renew_s = runtime.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._leases = LeaseKeeper(runtime)
+        self._leases.start()
         self._entries = [
-            worker.timer.call_repeatedly(renew_s, renew, (runtime,)),
             worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker.app, runtime, publisher)),
             worker.timer.call_repeatedly(POOL_LOOK_S, worker.pool.maintain_pool),
         ]
@@ -70,45 +72,31 @@ class RecoveryStep(bootsteps.StartStopStep):
         for entry in self._entries:
             entry.cancel()
         self._entries = []
-        # The pool is drained next, for as long as its handlers take, and the timer stands still.
-        running = listener_requests((*state.active_requests, *state.reserved_requests))
-        threading.Thread(
-            target=renew_until_done, args=(runtime_of(worker.app), running), daemon=True
-        ).start()
+        if self._leases is not None:
+            self._leases.finish()  # the pool is drained next, for as long as its handlers take
 
     def _sweep(self, app: Celery, runtime: Runtime, publisher: Publisher) -> None:
-        self._sweeps += 1
         try:
+            if self._resting(runtime):
+                return
+            self._sweeps += 1
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
                 runtime.backend.expire(limit=SWEEP_LIMIT)
         except RegistryUnavailableError as exc:
+            self._away = True
             logger.warning("sweep.skipped reason=%s", exc)
 
+    def _resting(self, runtime: Runtime) -> bool:
+        """Whether the registry has been back for less than a lease.
 
-def listener_requests(requests: Iterable[Request]) -> list[Request]:
-    """Those of the worker's requests that are deliveries of ours."""
-    return [request for request in requests if isinstance(request.task, ListenerTask)]
-
-
-def renew(runtime: Runtime, running: Iterable[Request] | None = None) -> None:
-    """Extend the leases of everything this worker's pool is running, or of what is given."""
-    requests = listener_requests(tuple(state.active_requests)) if running is None else running
-    leases = [(conversation_of(request), request.id) for request in requests]
-    if not leases:
-        return
-    try:
-        runtime.backend.renew(leases, owner=runtime.owner, lease_ms=runtime.lease_ms)
-    except RegistryUnavailableError as exc:
-        logger.warning("leases.not_renewed count=%d reason=%s", len(leases), exc)
-
-
-def renew_until_done(runtime: Runtime, running: Sequence[Request]) -> None:
-    """Keep the leases of these requests until all of them are done: a warm shutdown's last act."""
-    while running:
-        renew(runtime, running)
-        time.sleep(runtime.lease_ms / 1000 / RENEWALS_PER_LEASE)
-        running = [request for request in running if request in state.reserved_requests]
+        Leases ran out while nobody could renew them; those who hold them come first.
+        """
+        if self._away:
+            runtime.backend.due(limit=1)  # raises as long as it is away
+            self._away = False
+            self._rest_until = time.monotonic() + runtime.lease_ms / 1000
+        return time.monotonic() < self._rest_until
 
 
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
@@ -127,18 +115,49 @@ def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
     """Publish again what the broker has lost; returns how many messages.
 
     A message that nobody has begun may wait its turn, or be gone: a broker restarted without
-    its messages, a queue purged. It is gone if its queue is empty; or reserved by a worker
-    that is busy, in which case an idle one may as well have it: whoever begins it second
-    skips it. Where messages wait, the queue will tell once it is empty.
+    its messages, a queue purged, a worker killed with the message in hand. It is gone if its
+    queue is empty, or if it was overtaken by one published later; or a busy worker has reserved
+    it, in which case an idle one may as well have it: whoever begins it second skips it.
     """
     unbegun = runtime.backend.unbegun(older_than_ms=LOST_AFTER_MS, limit=SWEEP_LIMIT)
     if not unbegun:
         return 0
     empty = publisher.empty_queues()
+    if empty is None:
+        return 0
     published = 0
-    for due in unbegun if empty else ():
-        publication = runtime.backend.republish(due, older_than_ms=LOST_AFTER_MS)
-        if publication is not None and publisher.queue_of(publication) in empty:
+    overtaken_ms = _overtaken_after_ms(runtime, publisher.queues - empty)
+    if overtaken_ms is not None:
+        published += _republish(runtime, publisher, unbegun, overtaken_ms, publisher.queues)
+    if empty:
+        published += _republish(runtime, publisher, unbegun, LOST_AFTER_MS, empty)
+    return published
+
+
+def _overtaken_after_ms(runtime: Runtime, busy: Set[str]) -> int | None:
+    """How old an unbegun message is at least that was overtaken, in whichever busy queue.
+
+    None where that cannot be said: in a queue of which this worker gets nothing, or where
+    priorities let the later ones pass.
+    """
+    if not busy or runtime.organism.depth_first or not busy <= runtime.newest_ms.keys():
+        return None
+    come_to_ms = min(runtime.newest_ms[queue] for queue in busy)
+    return max(LOST_AFTER_MS, now_ms() - come_to_ms + OVERTAKEN_BY_MS)
+
+
+def _republish(
+    runtime: Runtime,
+    publisher: Publisher,
+    unbegun: Iterable[Due],
+    older_than_ms: int,
+    queues: Set[str],
+) -> int:
+    """Publish those again that are so old and belong to one of the queues; returns how many."""
+    published = 0
+    for due in unbegun:
+        publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
+        if publication is not None and publisher.queue_of(publication) in queues:
             logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
             published += publisher.publish([publication])
     return published

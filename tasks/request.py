@@ -19,8 +19,8 @@ from celery.worker.strategy import default
 
 from config import RegistryUnavailableError
 from tasks.canvas import CONVERSATION
-from tasks.publisher import Publisher
-from tasks.runtime import runtime_of
+from tasks.publisher import SENT_HEADER, Publisher, now_ms
+from tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,24 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
     On those it stumbles: one message ends the worker, and, given back, the next one.
     """
     handle = default(task, app, consumer, **options)
+    runtime = runtime_of(app)
 
     def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_task_body(message.payload):
             raise InvalidTaskError("the body is not [args, kwargs, embed]")
+        _note_age(runtime, message)
         return handle(message, *args, **kwargs)
 
     return take_in
+
+
+def _note_age(runtime: Runtime, message: Any) -> None:
+    """Remember how far a queue has come: what was published before has been given out."""
+    sent_ms = (message.headers or {}).get(SENT_HEADER)
+    if isinstance(sent_ms, int):
+        queue = message.delivery_info.get("routing_key")
+        newest_ms = max(sent_ms, runtime.newest_ms.get(queue, 0))
+        runtime.newest_ms[queue] = min(newest_ms, now_ms())  # anybody may write a header
 
 
 def _is_task_body(body: object) -> bool:

@@ -58,6 +58,8 @@ class Runtime:
     #: told when a delivery has reached a point of its way: (`Point`, delivery id). Tests of
     #: what a crash there leaves behind end the process in it; otherwise nobody listens.
     reached: Callable[[str, str], None] = field(default=lambda *_: None, repr=False)
+    #: by queue: when the newest message that this worker received was published, ms since 1970
+    newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
     #: published by this process and still to be cleared from the outbox, by conversation
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection, Queue
 
 from routing import ConversationError
 from routing.records import Conversation
@@ -61,28 +62,53 @@ def settled(deployment: Deployment) -> None:
 
     What comes twice has come by then, since nothing is left that could publish it again.
     """
-    broker = deployment.app.connection_for_read()
-    with broker:
-        channel = broker.default_channel
+    with deployment.app.connection_for_read() as broker:
+        taken = _taken_from_redis if broker.transport.driver_type == "redis" else _taken_by_workers
 
         def quiet() -> bool:
-            waiting = sum(
-                channel.client.llen(channel._q_for_pri(queue.name, priority))
-                for queue in deployment.app.conf.task_queues
-                for priority in channel.priority_steps
-            )
-            unacknowledged = channel.client.hlen(channel.unacked_key)
-            return not (waiting or unacknowledged or deployment.backend.stats()["due"])
+            lying = any(_waiting(broker, queue) for queue in deployment.app.conf.task_queues)
+            return not (lying or deployment.backend.stats()["due"] or taken(deployment, broker))
 
         eventually(quiet, what="everything settled")
+
+
+def waiting(deployment: Deployment, queue: str) -> int:
+    """How many messages lie in a queue of the deployment."""
+    with deployment.app.connection_for_read() as broker:
+        return _waiting(broker, deployment.app.amqp.queues[queue])
+
+
+def _waiting(broker: Connection, queue: Queue) -> int:
+    with broker.channel() as channel:
+        try:
+            return int(queue(channel).queue_declare(passive=True).message_count)
+        except broker.channel_errors:
+            return 0  # nobody has used it yet
+
+
+def _taken_from_redis(deployment: Deployment, broker: Connection) -> int:
+    """The messages that nobody has acknowledged, whoever has them."""
+    channel: Any = broker.default_channel
+    return int(channel.client.hlen(channel.unacked_key))
+
+
+def _taken_by_workers(deployment: Deployment, broker: Connection) -> int:
+    """The same as far as the workers of this deployment know; RabbitMQ does not tell over AMQP."""
+    names = [worker.name for worker in deployment.workers if worker.process.poll() is None]
+    inspect = deployment.app.control.inspect(names, timeout=WAIT_S)
+    looks = [inspect.reserved, inspect.active] if names else []
+    return sum(len(found) for look in looks for found in (look() or {}).values())
 
 
 def plain_app(deployment: Deployment) -> Celery:
     """A Celery app on the same broker that knows none of the listeners."""
     conf = deployment.app.conf
-    return Celery(
+    app = Celery(
         "elsewhere", broker=conf.broker_write_url, backend=conf.result_backend, set_as_current=False
     )
+    # RabbitMQ takes a queue for another one if it is declared with other arguments.
+    app.conf.task_queue_max_priority = conf.task_queue_max_priority
+    return app
 
 
 def close_app(app: Celery) -> None:

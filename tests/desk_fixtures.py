@@ -11,24 +11,32 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.desk import settled
-from tests.harness import Deployment, deployed
+from tests.harness import Deployment, NewBroker, deployed
+
+pytest_plugins = ["tests.broker_fixtures"]
 
 
 @pytest.fixture(scope="session")
 def desk(
-    deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+    deployment_url: Callable[[], str],
+    broker: NewBroker,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     """The desk organism with one worker of two processes; at the end nothing may be pending."""
-    for deployment in deployed("desk", deployment_url(), tmp_path_factory.mktemp("desk")):
+    directory = tmp_path_factory.mktemp("desk")
+    for deployment in deployed("desk", deployment_url(), directory, broker_url=broker()):
         yield deployment
         settled(deployment)
 
 
 @pytest.fixture(scope="session")
 def strict(
-    deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+    deployment_url: Callable[[], str],
+    broker: NewBroker,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     """The strict organism: 70 deliveries a conversation, depth-first, a queue of its own."""
-    for deployment in deployed("strict", deployment_url(), tmp_path_factory.mktemp("strict")):
+    directory = tmp_path_factory.mktemp("strict")
+    for deployment in deployed("strict", deployment_url(), directory, broker_url=broker()):
         yield deployment
         settled(deployment)

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from celery import Celery
 
 import tasks
+from config.dotted import make_importable
 from routing.backends import SharedBackend
 from routing.records import Conversation
 
@@ -27,6 +29,9 @@ ORGANISMS = Path(__file__).parent / "organisms"
 RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
 START_TIMEOUT_S = 40.0
 WAIT_S = 20.0
+
+#: gives each deployment the URL of a broker of its own; None: its registry's Redis
+NewBroker = Callable[[], str | None]
 
 T = TypeVar("T")
 
@@ -91,15 +96,19 @@ class Deployment:
         *,
         redis_url: str,
         directory: Path,
+        broker_url: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.organism = organism
+        """`broker_url` goes into the organism file; None: the broker is on `redis_url`, too."""
+        self._imports = organism.parent
+        self.organism = on_broker(organism, broker_url, directory) if broker_url else organism
         self.redis_url = redis_url
         self.directory = directory
         self.environment = dict(environment or {})
         self.records_file = directory / "records.jsonl"
         self.workers: list[Worker] = []
-        self.app: Celery = tasks.create_app(organism, redis_url=redis_url)
+        make_importable(self._imports)
+        self.app: Celery = tasks.create_app(self.organism, redis_url=redis_url)
 
     @property
     def backend(self) -> SharedBackend:
@@ -131,7 +140,7 @@ class Deployment:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(self._imports)]),
             "PYTHONWARNINGS": "default",
             "THREADLOOM_ORGANISM": str(self.organism),
             "THREADLOOM_REDIS_URL": self.redis_url,
@@ -180,12 +189,29 @@ class Deployment:
         self.app.close()
 
 
+def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
+    """The organism file again, in `directory`, with this broker."""
+    content = yaml.safe_load(organism.read_text())
+    content["organism"].setdefault("celery", {})["broker_url"] = broker_url
+    copy = directory / organism.name
+    copy.write_text(yaml.safe_dump(content, sort_keys=False))
+    return copy
+
+
 def deployed(
-    organism: str, redis_url: str, directory: Path, *, concurrency: int = 2
+    organism: str,
+    redis_url: str,
+    directory: Path,
+    *,
+    broker_url: str | None = None,
+    concurrency: int = 2,
 ) -> Iterator[Deployment]:
     """A deployment of `tests/organisms/<organism>` with one worker, for a fixture to yield from."""
     deployment = Deployment(
-        ORGANISMS / organism / "organism.yaml", redis_url=redis_url, directory=directory
+        ORGANISMS / organism / "organism.yaml",
+        redis_url=redis_url,
+        directory=directory,
+        broker_url=broker_url,
     )
     try:
         deployment.start_worker(concurrency=concurrency)

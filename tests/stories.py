@@ -74,6 +74,14 @@ class Bench:
         due = self.late(conversation, kind, thing)
         return ids(self.backend.reclaim(due, retry_in_ms=LONG_MS, silent_branch=SILENT))
 
+    def republish(self, conversation: str, delivery: str) -> str | None:
+        """Republish a delivery that nobody began; the id of the message, if there is one."""
+        member = codec.due_member("d", conversation, delivery)
+        found = self.backend.unbegun(older_than_ms=0, limit=10_000)
+        [due] = [due for due in found if due.member == member]
+        sent = self.backend.republish(due, older_than_ms=0)
+        return sent.id if sent else None
+
 
 def ids(publications: tuple[Publication, ...]) -> list[str]:
     """What is published, in order."""
@@ -109,9 +117,7 @@ class Story:
 
     def start(self) -> Frame:
         """Open the conversation and begin its first delivery."""
-        begun = self.backend.open_and_begin(
-            self.opening(), owner=self.owner, lease_ms=LONG_MS
-        )
+        begun = self.backend.open_and_begin(self.opening(), owner=self.owner, lease_ms=LONG_MS)
         assert isinstance(begun, Begun), begun
         return begun.frame
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.desk import settled
-from tests.harness import ORGANISMS, Deployment
+from tests.harness import ORGANISMS, Deployment, NewBroker
 from tests.works import Works
+
+pytest_plugins = ["tests.broker_fixtures"]
 
 #: more than any test lets run at once, so that what holds items back is never the worker
 CONCURRENCY = 12
@@ -19,13 +21,16 @@ CONCURRENCY = 12
 
 @pytest.fixture(scope="session")
 def works_deployment(
-    deployment_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+    deployment_url: Callable[[], str],
+    broker: NewBroker,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     """The works; nobody consumes the queue `lobby` until a test says so."""
     deployment = Deployment(
         ORGANISMS / "works" / "organism.yaml",
         redis_url=deployment_url(),
         directory=tmp_path_factory.mktemp("works"),
+        broker_url=broker(),
     )
     try:
         deployment.start_worker(concurrency=CONCURRENCY, options=("-Q", "celery"))

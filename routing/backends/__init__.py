@@ -2,7 +2,8 @@
 
 from routing.backends.base import SharedBackend
 from routing.backends.connect import connect
+from routing.backends.manager import ManagerBackend
 from routing.backends.memory import MemoryBackend
 from routing.backends.redis import RedisBackend
 
-__all__ = ["MemoryBackend", "RedisBackend", "SharedBackend", "connect"]
+__all__ = ["ManagerBackend", "MemoryBackend", "RedisBackend", "SharedBackend", "connect"]

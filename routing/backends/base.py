@@ -8,7 +8,6 @@ test_backend_*.py`, holds every implementation to this page.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Protocol
 
 from routing.records import (
@@ -27,17 +26,20 @@ from routing.records import (
     StoredResult,
     Thread,
     Transition,
+    Wait,
 )
 
 #: ms after which a message that nobody confirmed as published is published again
 PUBLISH_GRACE_MS = 3_000
 #: ms after which a published release that nobody handed over is published again
-BEGIN_GRACE_MS = 30_000
+BEGIN_GRACE_MS = 10_000
 #: dead letters kept in one shard (of 16), or in a process
 DEAD_LETTERS = 1_000
+#: ms after its retention in which a conversation that nobody swept can still be read
+MARGIN_MS = 600_000
 #: what the broker has taken: deliveries by conversation
 Published = Mapping[str, Sequence[str]]
-NOTHING: Published = MappingProxyType({})
+NOTHING: Published = {}
 #: stands for a conversation itself where a parent thread is asked for
 ROOTS = ""
 
@@ -94,8 +96,8 @@ class SharedBackend(Protocol):
     ) -> bool:
         """End a run that is to be repeated: the delivery falls due in `delay_ms`.
 
-        Until then nobody gets it. False, and nothing changes, when `attempt` is not the newest
-        or not running; so repeating is safe.
+        Until then nobody gets it, and its conversation is kept. False, and nothing changes, when
+        `attempt` is not the newest or not running; so repeating is safe.
         """
 
     def released(self, conversation: str) -> None:
@@ -152,11 +154,15 @@ class SharedBackend(Protocol):
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
         """The message of an unbegun delivery, if it still is one; one caller gets it.
 
-        Counts as published anew: nobody else gets it within `older_than_ms`.
+        Counts as published anew: nobody else gets it within `older_than_ms`. One that need not
+        run any more is cancelled instead.
         """
 
     def expire(self, *, limit: int) -> int:
-        """Remove up to `limit` conversations whose retention is over; returns how many."""
+        """Remove up to `limit` conversations whose retention is over; returns how many.
+
+        Nothing of them is left, in no list either.
+        """
 
     # --- dead letters -------------------------------------------------------------------
 
@@ -172,8 +178,10 @@ class SharedBackend(Protocol):
     def replay(self, conversation: str, delivery: str) -> Publication | None:
         """Run a dead letter again, with all its retries; None if it is none.
 
-        A conversation that it ended with an error goes on, until it ends again; whoever
-        injected it is told again. Nothing of a killed conversation is replayed.
+        A conversation that ended with an error goes on, until it ends again; whoever injected
+        it is told again. But not for a delivery in a branch that was answered since: its own
+        answer is late. None also if nothing of it can count: its conversation was killed, a
+        join around it has fired without it, or its thread was forgotten.
         """
 
     # --- joins --------------------------------------------------------------------------
@@ -228,8 +236,13 @@ class SharedBackend(Protocol):
     ) -> Sequence[tuple[int, Delivery]]:
         """The newest `limit` messages of a thread, oldest first: (slot number from 0, delivery)."""
 
+    def waits(self, conversation: str) -> Sequence[Wait]:
+        """What the conversation waits for, in no order: every wait that `answer` would take."""
+
     def stats(self) -> Mapping[str, int]:
-        """Counts: `conversations`, and `due`: what is late or has a time at which it will be."""
+        """Counts: `conversations`; `due`: what is late or has a time at which it will be; `sent`:
+        what the broker has and nobody has begun; `dead_letters`.
+        """
 
     def clear(self) -> None:
         """Remove everything of this organism, and nothing else."""

@@ -172,6 +172,13 @@ def wait_row(wait: Wait) -> str:
     )
 
 
+def wait_from(row: bytes | str) -> Wait:
+    """The wait of a row."""
+    r = json.loads(row)
+    scope = tuple(Branch(*b) for b in r["scope"])
+    return Wait(r["id"], r["thread"], r["to"], r["prompt"], scope)
+
+
 def ending_from(status: bytes | str, value: bytes | str) -> Ending:
     """An ending as a conversation row holds it."""
     text = status.decode() if isinstance(status, bytes) else status

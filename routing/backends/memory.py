@@ -17,7 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from routing.backends import codec
-from routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, ROOTS, Published
+from routing.backends.base import (
+    BEGIN_GRACE_MS,
+    MARGIN_MS,
+    NOTHING,
+    PUBLISH_GRACE_MS,
+    ROOTS,
+    Published,
+)
 from routing.backends.memory_state import (
     FINAL,
     ConversationState,
@@ -53,6 +60,7 @@ from routing.records import (
     StoredResult,
     Thread,
     Transition,
+    Wait,
 )
 
 P = ParamSpec("P")
@@ -287,12 +295,19 @@ class MemoryBackend:
     @_atomic
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
         sent = self._shared.sent
-        if sent.get(unbegun.member, self._now) > self._now - older_than_ms:
+        published = sent.get(unbegun.member)
+        if published is None or published > self._now - older_than_ms:
             return None
         _, delivery = codec.due_parts(unbegun.member.encode())
-        _, stored = self._stored(unbegun.conversation, delivery)
-        if stored is None or stored.state != "sent":
+        state, stored = self._stored(unbegun.conversation, delivery)
+        if state is None or stored is None or stored.state != "sent":
             del sent[unbegun.member]
+            return None
+        killed = state.status is ConversationStatus.KILLED
+        depth = len(stored.row.scope) if killed else state.moot(stored)
+        if depth is not None:
+            state.cancel(stored, depth)
+            state.touch(self._ttl_ms)
             return None
         sent[unbegun.member] = self._now
         return codec.publication(unbegun.conversation, stored.delivery)
@@ -328,11 +343,8 @@ class MemoryBackend:
     @_atomic
     def replay(self, conversation: str, delivery: str) -> Publication | None:
         state, stored = self._stored(conversation, delivery)
-        if not state or not stored or state.status is ConversationStatus.KILLED:
+        if not state or not stored or not state.replay(stored):
             return None
-        if not state.exhume(stored):
-            return None
-        state.replay(stored)
         state.touch(self._ttl_ms)
         return state.publications()[0]
 
@@ -438,6 +450,14 @@ class MemoryBackend:
         ]
 
     @_atomic
+    def waits(self, conversation: str) -> Sequence[Wait]:
+        state = self._opened(conversation)
+        if state is None or not state.waiting or state.status is ConversationStatus.KILLED:
+            return []
+        rows = (s.row for s in state.deliveries.values() if s.state == "waiting")
+        return [row for row in rows if isinstance(row, Wait)]
+
+    @_atomic
     def stats(self) -> Mapping[str, int]:
         shared = self._shared
         return {
@@ -461,9 +481,9 @@ class MemoryBackend:
     # --- plumbing -----------------------------------------------------------------------
 
     def _state(self, conversation: str) -> ConversationState | None:
-        """A conversation whose retention is not over, ready for an operation."""
+        """A conversation that is still there, ready for an operation."""
         state = self._states.get(conversation)
-        if state is None or state.expires_ms < self._now:
+        if state is None or state.expires_ms + MARGIN_MS <= self._now:
             return None
         state.now, state.publish = self._now, []
         return state
@@ -504,10 +524,9 @@ class MemoryBackend:
         state = self._states.pop(conversation, None)
         if state is None:
             return
-        for stored in state.deliveries.values():
-            state.exhume(stored)
+        state.leave_lists()
         if state.opening is not None:
-            self._index.remove((state.created_ms, conversation))
+            del self._index[bisect.bisect_left(self._index, (state.created_ms, conversation))]
 
     def _join(self, conversation: str, join: str) -> StoredJoin | None:
         state = self._opened(conversation)

@@ -41,7 +41,7 @@ class StoredDelivery:
     """A delivery and where it stands; until it is answered, a wait stands in its place."""
 
     row: Delivery | Wait
-    #: held, waiting, ready (in the outbox), sent, leased, settled, cancelled
+    #: held, waiting, ready (in the outbox), sent, leased, postponed, settled, cancelled
     state: str
     attempt: int = 0
     owner: str = ""
@@ -114,6 +114,8 @@ class ConversationState:
         self.value: Mapping[str, Any] | None = None
         self.in_flight = self.waiting = self.count = 0
         self.created_ms = self.updated_ms = self.expires_ms = 0
+        #: until when a delivery is postponed, the last one
+        self.postponed_ms = 0
         #: parked, due, handing or done
         self.release = "parked"
         self.handed = 0
@@ -151,7 +153,8 @@ class ConversationState:
         self.log.append((self.now, event, detail))
 
     def touch(self, ttl_ms: int) -> None:
-        self.updated_ms, self.expires_ms = self.now, self.now + ttl_ms
+        self.updated_ms = self.now
+        self.expires_ms = max(self.now, self.postponed_ms) + ttl_ms
 
     @property
     def is_final(self) -> bool:
@@ -248,13 +251,15 @@ class ConversationState:
         self._sent[self.member("d", stored.row.id)] = self.now
 
     def retry(self, stored: StoredDelivery, delay_ms: int, reason: str) -> None:
-        stored.set("ready", attempt=stored.attempt, reason="retry")
+        stored.set("postponed", attempt=stored.attempt, reason="retry")
         self.set_due("d", stored.row.id, self.now + delay_ms)
+        self.postponed_ms = max(self.postponed_ms, self.now + delay_ms)
         self.note("retry", codec.dump((stored.row.id, reason)))
 
     def bury(self, stored: StoredDelivery, reason: str) -> None:
         stored.dead = f"{self.now:015d}:{self.member('x', stored.row.id)}"
         stored.dead_reason = reason
+        self.note("dead_letter", stored.row.id)
         bisect.insort(self._dead, stored.dead)
         del self._dead[:-DEAD_LETTERS]
 
@@ -266,15 +271,35 @@ class ConversationState:
         stored.dead = ""
         return True
 
-    def replay(self, stored: StoredDelivery) -> None:
-        stored.before_replay = stored.attempt
-        if self.status is ConversationStatus.ERROR:
+    def leave_lists(self) -> None:
+        """Take everything of this conversation out of the lists of all conversations."""
+        for name, stored in self.deliveries.items():
+            self.exhume(stored)
+            self.not_due("d", name)
+            self._sent.pop(self.member("d", name), None)
+        for name, join in self.joins.items():
+            self.not_due("j", name)
+            for index in join.branches:
+                self.not_due("b", branch_id(Branch(name, index)))
+        self.not_due("r", "")
+
+    def replay(self, stored: StoredDelivery) -> bool:
+        if not stored.dead or self.status is ConversationStatus.KILLED:
+            return False
+        if self.moot(stored) or stored.row.thread not in self.threads:
+            return False
+        answered = any(self.joins[b.join].branch(b.index).result for b in stored.row.scope)
+        if self.status is ConversationStatus.ERROR and not answered:
             self.status, self.value = ConversationStatus.RUNNING, None
             self.release = "parked"
             self.not_due("r", "")
+        self.exhume(stored)
+        stored.before_replay = stored.attempt
         self.note("replayed", stored.row.id)
+        self.book_branch(stored, 2, b"")
         self.in_flight += 1
         self.make_ready(stored, stored.attempt, "")
+        return True
 
     # --- joins --------------------------------------------------------------------------
 
@@ -397,11 +422,8 @@ class ConversationState:
             self.book_branch(stored, 0, b"")
             self.cancel(stored, len(stored.row.scope))
             return Skip("cancelled")
-        later = self.due_at("d", stored.row.id) > self.now
-        if stored.state == "leased" and later:
-            return Skip("leased")
-        if stored.state == "ready" and stored.reason == "retry" and later:
-            return Skip("postponed")
+        if stored.state in ("leased", "postponed") and self.due_at("d", stored.row.id) > self.now:
+            return Skip(stored.state)
         return None
 
     def begin(self, delivery: str, *, owner: str, lease_ms: int) -> Beginning:
@@ -451,6 +473,8 @@ class ConversationState:
         if event in ("note", "abandoned", "retry"):
             delivery, text = json.loads(detail)
             return {"id": delivery, "text": text}
+        if event in ("dead_letter", "replayed"):
+            return {"id": detail}
         return {"text": detail}
 
 

@@ -87,7 +87,7 @@ def reclaim_release(state: ConversationState, again: int) -> tuple[Publication, 
 
 def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> None:
     stored = state.deliveries.get(delivery)
-    if stored is None or stored.state not in ("leased", "ready"):
+    if stored is None or stored.state not in ("leased", "ready", "postponed"):
         state.not_due("d", delivery)
         return
     killed = state.status is ConversationStatus.KILLED

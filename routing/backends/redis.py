@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -24,6 +25,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TimeoutError,
     TryAgainError,
 )
@@ -55,6 +57,7 @@ from routing.records import (
     StoredResult,
     Thread,
     Transition,
+    Wait,
 )
 
 SHARDS = 16
@@ -71,6 +74,9 @@ _UNAVAILABLE = (
     ReadOnlyError,
     TryAgainError,
 )
+#: answers of a Redis that will do it later, for which redis-py has no class: another script runs
+#: too long, the disk is full, too few replicas. Redis 6.2 wraps what a script met in a text.
+_LATER = re.compile(r"(?:^|: -)(?:BUSY|MISCONF|NOREPLICAS|MASTERDOWN|OOM|READONLY) ")
 
 
 def _at_the_edge(method: Callable[P, R]) -> Callable[P, R]:
@@ -82,6 +88,10 @@ def _at_the_edge(method: Callable[P, R]) -> Callable[P, R]:
             return method(*args, **kwargs)
         except _UNAVAILABLE as exc:
             raise RegistryUnavailableError(f"{type(exc).__name__}: {exc}") from exc
+        except ResponseError as exc:
+            if _LATER.search(str(exc)):
+                raise RegistryUnavailableError(str(exc)) from exc
+            raise
 
     return mapped
 
@@ -264,33 +274,26 @@ class RedisBackend:
 
     @_at_the_edge
     def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
-        top = f"({before}" if before else "+"
-        pipe = self._redis.pipeline(transaction=False)
-        for shard in range(SHARDS):
-            pipe.zrevrangebylex(self._shard_key(shard, "dead"), top, "-", start=0, num=limit)
-        newest = sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
-        letters = {member: self._dead_letter(member) for member in newest}
-        for member in (member for member, letter in letters.items() if letter is None):
-            # Its conversation expired while no worker was there to sweep it.
-            conversation, _ = codec.due_parts(member.partition(b":")[2])
-            self._redis.zrem(self._keys(conversation)[9], member)
-        return [letter for letter in letters.values() if letter is not None]
+        top = f"({before}".encode() if before else b"+"
+        while members := self._newest("dead", top, limit):
+            letters = self._dead_letters(members)
+            if letters:
+                return letters
+        return []
 
-    def _dead_letter(self, member: bytes) -> DeadLetter | None:
-        at, _, name = member.partition(b":")
-        conversation, delivery = codec.due_parts(name)
-        fields = [f"{part}:{delivery}" for part in ("r", "e", "s", "y")]
-        row, envelope, state, reason = self._hmget(self._keys(conversation)[1], fields)
-        if row is None or envelope is None or state is None or reason is None:
-            return None
-        return DeadLetter(
-            conversation,
-            codec.delivery_from(row, envelope),
-            int(at),
-            int(state.split(b"|")[1]),
-            reason.decode(),
-            member.decode(),
-        )
+    def _dead_letters(self, members: Sequence[bytes]) -> list[DeadLetter]:
+        pipe = self._redis.pipeline(transaction=False)
+        names = [codec.due_parts(member.partition(b":")[2]) for member in members]
+        for conversation, delivery in names:
+            fields = [f"{part}:{delivery}" for part in ("x", "r", "e", "s", "y")]
+            pipe.hmget(self._keys(conversation)[1], fields)
+        letters = []
+        for member, (conversation, _), row in zip(members, names, pipe.execute(), strict=True):
+            if row[0] == member:
+                letters.append(_dead_letter(conversation, row))
+            else:  # its conversation expired while no worker was there to sweep it
+                self._redis.zrem(self._keys(conversation)[10], member)
+        return letters
 
     @_at_the_edge
     def drop(self, conversation: str, delivery: str) -> bool:
@@ -372,7 +375,7 @@ class RedisBackend:
         top = f"({before[0]:015d}:{before[1]}".encode() if before else b"+"
         page: list[Conversation] = []
         while len(page) < limit:
-            members = self._newest(top, limit)
+            members = self._newest("index", top, limit)
             rows = self._conversation_rows([m.decode().partition(":")[2] for m in members])
             page += (
                 row
@@ -385,10 +388,10 @@ class RedisBackend:
             top = b"(" + members[-1]
         return page[:limit]
 
-    def _newest(self, top: bytes, limit: int) -> list[bytes]:
+    def _newest(self, part: str, top: bytes, limit: int) -> list[bytes]:
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
-            pipe.zrevrangebylex(self._shard_key(shard, "index"), top, "-", start=0, num=limit)
+            pipe.zrevrangebylex(self._shard_key(shard, part), top, "-", start=0, num=limit)
         return sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
 
     def _conversation_rows(self, ids: Sequence[str]) -> list[Conversation | None]:
@@ -448,6 +451,11 @@ class RedisBackend:
         return [(first + n, known[i]) for n, i in enumerate(ids)]
 
     @_at_the_edge
+    def waits(self, conversation: str) -> Sequence[Wait]:
+        rows = cast(list[bytes], self._redis.hvals(self._keys(conversation)[6]))
+        return [codec.wait_from(row) for row in rows]
+
+    @_at_the_edge
     def stats(self) -> Mapping[str, int]:
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
@@ -485,24 +493,26 @@ class RedisBackend:
         if not published:
             return self._run(script, conversation, *args)
         pipe = self._redis.pipeline(transaction=False)
-        clear = self._scripts["published"].sha
+        graces = (self._publish_grace_ms, self._begin_grace_ms)
+        calls: list[tuple[str, str, list[str | bytes | int]]] = []
         for name, deliveries in published.items():
+            calls.append(("published", name, [*graces, *deliveries]))
+        calls.append((script, conversation, [self._publish_grace_ms, *args]))
+        for called, name, given in calls:
             keys = self._keys(name)
-            graces = (self._publish_grace_ms, self._begin_grace_ms)
-            pipe.evalsha(clear, len(keys), *keys, name, *graces, *deliveries)
-        keys = self._keys(conversation)
-        pipe.evalsha(
-            self._scripts[script].sha,
-            len(keys),
-            *keys,
-            *(conversation, self._publish_grace_ms, *args),
-        )
-        try:
-            return pipe.execute()[-1]
-        except NoScriptError:  # a Redis that was restarted; running what was run again is safe
-            for name, deliveries in published.items():
-                self.published(name, deliveries)
+            pipe.evalsha(self._scripts[called].sha, len(keys), *keys, name, *given)
+        *cleared, reply = pipe.execute(raise_on_error=False)
+        for name, answer in zip(published, cleared, strict=True):
+            if isinstance(answer, NoScriptError):  # a Redis that never had it, or was restarted
+                self.published(name, published[name])
+            elif isinstance(answer, Exception):
+                raise answer
+        # Only what did not run: a `begin` that is run again finds its own lease.
+        if isinstance(reply, NoScriptError):
             return self._run(script, conversation, *args)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
@@ -528,7 +538,7 @@ _SCRIPTS = (
     "drop", "replay",
 )  # fmt: skip
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
-_OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context")
+_OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context", "waits")
 _SHARED_KEYS = ("due", "index", "retention", "dead", "sent")
 _CONVERSATION_FIELDS = [
     "status", "entry", "from", "created", "updated", "count", "in_flight", "waiting", "value",
@@ -616,6 +626,18 @@ def _commit_result(conversation: str, reply: list[Any]) -> CommitResult:
     )
 
 
+def _dead_letter(conversation: str, fields: Sequence[bytes]) -> DeadLetter:
+    member, row, envelope, state, reason = fields
+    return DeadLetter(
+        conversation,
+        codec.delivery_from(row, envelope),
+        int(member.partition(b":")[0]),
+        int(state.split(b"|")[1]),
+        reason.decode(),
+        member.decode(),
+    )
+
+
 def _conversation(conversation: str, row: list[Any], entry: bytes | None) -> Conversation:
     status, _, from_id, created, updated, count, in_flight, waiting, value = row
     shown = ConversationStatus(status.decode())
@@ -644,4 +666,6 @@ def _log_detail(event: bytes, detail: bytes, known: Mapping[str, Delivery]) -> M
     if event in (b"note", b"abandoned", b"retry"):
         delivery, what = json.loads(text)
         return {"id": delivery, "text": what}
+    if event in (b"dead_letter", b"replayed"):
+        return {"id": text}
     return {"text": text}

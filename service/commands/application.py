@@ -19,7 +19,9 @@ from config import (
     TransientError,
 )
 from config.startup import ShadowedPackageError
+from service.commands import dead_letters
 from service.commands.check import check
+from service.commands.kill import kill
 from service.commands.options import INVALID, UNAVAILABLE
 from service.commands.send import send
 from service.commands.thread import thread
@@ -45,8 +47,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, check, send, threads, thread):
+for command in (up, check, send, threads, thread, kill):
     app.command()(command)
+app.add_typer(dead_letters.app)
 
 
 def _show_version(wanted: bool) -> None:

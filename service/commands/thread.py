@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from lxml import etree
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,12 +30,21 @@ from service.display import (
     element_text,
     ending_text,
     plain,
+    pretty_xml,
     print_json,
     status_text,
 )
 
 #: log entries that one round trip brings
 _PAGE = 1_000
+#: what happened to a delivery: in which words, and how they look
+_HAPPENED: Mapping[str, tuple[str, str]] = {
+    "note": ("note", "red"),
+    "abandoned": ("abandoned", "yellow"),
+    "retry": ("retry", "yellow"),
+    "dead_letter": ("✗ dead letter", "bold red"),
+    "replayed": ("↻ replayed", "cyan"),
+}
 #: threads of one name below one thread that the tree shows before it counts the others
 _ALIKE = 5
 
@@ -179,7 +187,7 @@ def _timeline(story: Story, entries: list[LogEntry], *, xml: bool) -> Table:
         offset = _offset(entry.at_ms - story.conversation.created_ms)
         table.add_row(offset, *_line(story, entry))
         if xml and _told(entry):
-            table.add_row("", "", Text(_pretty(entry.detail["delivery"].envelope), "dim"))
+            table.add_row("", "", Text(pretty_xml(entry.detail["delivery"].envelope), "dim"))
     return table
 
 
@@ -196,17 +204,20 @@ def _line(story: Story, entry: LogEntry) -> tuple[Text, Text]:
     if _told(entry):
         return _message_line(entry.event, detail["delivery"])
     if entry.event == "ended":
-        found = story.conversation
-        return status_text(str(detail["text"])), ending_text(found.status, found.value)
+        found, status = story.conversation, str(detail["text"])
+        # An earlier end, before a replay: how it ended then is not kept.
+        value = found.value if status == found.status else None
+        return status_text(status), ending_text(status, value)
     if entry.event == "waiting":
         who = Text.assemble(
             ("◌ ", "yellow"), (plain(str(detail["to"])), "bold"), " waits for input"
         )
         return who, Text(plain(str(detail["prompt"])))
-    if entry.event in ("note", "abandoned"):
+    if entry.event in _HAPPENED:
+        word, style = _HAPPENED[entry.event]
         subject = _subject(story, str(detail["id"]))
-        style = "red" if entry.event == "note" else "yellow"
-        return Text.assemble((f"{entry.event} ", style), subject), Text(plain(str(detail["text"])))
+        about = plain(str(detail.get("text", detail["id"])))
+        return Text.assemble((f"{word} ", style), subject), Text(about)
     text = detail.get("text", detail.get("id", ""))
     return Text(entry.event, "dim"), Text(plain(str(text)), "dim")
 
@@ -233,12 +244,6 @@ def _subject(story: Story, delivery_id: str) -> str:
 def _told(entry: LogEntry) -> bool:
     """Whether an entry carries its message; one that was forgotten leaves only its id."""
     return isinstance(entry.detail.get("delivery"), Delivery)
-
-
-def _pretty(envelope: bytes) -> str:
-    root = etree.fromstring(envelope, etree.XMLParser(resolve_entities=False))
-    etree.indent(root)
-    return plain(etree.tostring(root, encoding="unicode"))
 
 
 # --- for programs ----------------------------------------------------------------------------

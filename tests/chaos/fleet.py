@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,10 @@ class Killable:
     @property
     def alive(self) -> bool:
         """Whether the main process is there."""
-        return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        try:
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False  # it ended between the two questions
 
     @property
     def ready(self) -> bool:
@@ -78,8 +82,8 @@ class Fleet:
         self.started = 0
         self._watchers = [self._start("-Q", "watched") for _ in range(watchers)]
         self.members = [self._start() for _ in range(size)]
-        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
-        self._supervisor.start()
+        self._executor = ThreadPoolExecutor(1)
+        self._supervision = self._executor.submit(self._supervise)
 
     def await_ready(self) -> None:
         """Return when every worker takes messages."""
@@ -93,7 +97,8 @@ class Fleet:
     def close(self) -> None:
         """Have every worker finish what it does and end; fail if one does not."""
         self._closing.set()
-        self._supervisor.join()
+        self._supervision.result()
+        self._executor.shutdown()
         everybody = self._everybody()
         for each in everybody:
             each.signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A TCP proxy before a Redis socket that loses what a network loses.
+"""A TCP proxy before a server that loses what a network loses.
 
 It can be away (connections end, new ones are refused), silent (connections stay, and nothing
 passes), and cut a connection at the worst moment: after a request was carried out and before
@@ -20,6 +20,9 @@ _TAIL_BYTES = 256
 _CALL_S = 10.0
 
 
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
 class _Loss:
     """A reply to be lost: the first one that fits, to a request that does."""
 
@@ -30,10 +33,11 @@ class _Loss:
 
 
 class Proxy:
-    """Listens on 127.0.0.1 and passes everything on to a unix socket, until told otherwise."""
+    """Listens on 127.0.0.1 and passes everything on to a server, until told otherwise."""
 
-    def __init__(self, socket_path: str) -> None:
-        self._socket_path = socket_path
+    def __init__(self, server: str | tuple[str, int]) -> None:
+        """`server` is the path of a unix socket, or a host and a port."""
+        self._behind = server
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -111,16 +115,18 @@ class Proxy:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
+    async def _reach(self) -> Stream:
+        if isinstance(self._behind, str):
+            return await asyncio.open_unix_connection(self._behind)
+        return await asyncio.open_connection(*self._behind)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            server = await asyncio.open_unix_connection(self._socket_path)
+            server = await self._reach()
         except OSError:
             writer.transport.abort()
             return
         await _Connection((reader, writer), server, self._losses, self._flowing).run(self._pumps)
-
-
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Connection:

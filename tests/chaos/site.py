@@ -14,13 +14,13 @@ import redis
 import tasks
 from config.celery_settings import celery_url
 from routing.backends import SharedBackend
+from routing.backends.redis import SHARDS
 from tests.chaos.fleet import Fleet
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import Orders
 from tests.harness import ORGANISMS, RECORDS_VARIABLE
 
 ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
-_SHARDS = 16
 
 
 class Step(NamedTuple):
@@ -94,22 +94,21 @@ class Site:
 
     def states(self, conversation: str) -> dict[str, str]:
         """The state of each delivery of a conversation, by id."""
-        shard = zlib.crc32(conversation.encode()) % _SHARDS
-        fields = self.redis.hgetall(f"tl:chaos:{{{shard}}}:deliveries:{conversation}")
+        fields = self.redis.hgetall(f"{_shard(conversation)}:deliveries:{conversation}")
         return {
             name.removeprefix("s:"): value.partition("|")[0]
             for name, value in fields.items()
             if name.startswith("s:")
         }
 
-    def due(self, conversation: str | None = None) -> list[str]:
-        """What the registry still has to watch: of all conversations, or of one."""
+    def due(self, conversation: str) -> list[str]:
+        """What the registry still has to watch of a conversation."""
         members = [
             member
-            for shard in range(_SHARDS)
-            for member in self.redis.zrange(f"tl:chaos:{{{shard}}}:due", 0, -1)
+            for kind in ("due", "sent")
+            for member in self.redis.zrange(f"{_shard(conversation)}:{kind}", 0, -1)
         ]
-        return [m for m in members if conversation is None or f"|{conversation}|" in m]
+        return [member for member in members if f"|{conversation}|" in member]
 
     def open_gate(self, name: str, pid: int) -> None:
         """Let the handler pass that waits at this gate in this process, or will."""
@@ -122,6 +121,11 @@ class Site:
         finally:
             self.app.close()
             self.redis.close()
+
+
+def _shard(conversation: str) -> str:
+    """What the names of a conversation's keys begin with."""
+    return f"tl:chaos:{{{zlib.crc32(conversation.encode()) % SHARDS}}}"
 
 
 def _urls(registry_url: str, broker_url: str) -> dict[str, str]:

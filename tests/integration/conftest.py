@@ -1,26 +1,37 @@
 """The backends under the common contract: each test runs once over every one of them.
 
 A test has an organism name of its own, so it meets nobody's data. Time is a clock in the
-test's hand for `memory`; for `redis` it is Redis's, and a test waits until something is due.
+test's hand for `memory`; elsewhere it is the registry's own, and a test waits until something
+is due.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from routing.backends import MemoryBackend, RedisBackend, SharedBackend
+from routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
+from tests.managers import running_manager
 from tests.stories import Bench, Story
 
 #: so short that a test can wait for it, and longer than the commands in between take
 GRACE_MS = 30
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="session")
+def manager_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A manager of this test run, in a process of its own; each organism is a registry of its."""
+    with running_manager(tmp_path_factory.mktemp("manager") / "door") as manager:
+        yield manager.door
+
+
+@pytest.fixture(params=["memory", "manager", "redis"])
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A backend of its own for this test, and how its time passes."""
     organism = f"test-{uuid.uuid4().hex[:12]}"
@@ -36,6 +47,15 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
             now[0] += 10
 
         yield Bench(memory(), memory, jump)
+        return
+    if request.param == "manager":
+        door, numbers = request.getfixturevalue("manager_door"), itertools.count()
+
+        def in_manager(**options: Any) -> SharedBackend:
+            name = f"{organism}-{next(numbers)}"
+            return ManagerBackend(door, **{"organism": name, **graces, **options})
+
+        yield Bench(in_manager(), in_manager, lambda: time.sleep(0.002))
         return
     client = request.getfixturevalue("redis_client")
 

@@ -52,9 +52,7 @@ def test_thirty_who_inject_one_id_at_once_make_one_conversation(story: Story) ->
     opening = story.opening()
 
     def inject(n: int) -> Any:
-        return story.backend.open_and_begin(
-            opening, owner=f"worker-{n}", lease_ms=LONG_MS
-        )
+        return story.backend.open_and_begin(opening, owner=f"worker-{n}", lease_ms=LONG_MS)
 
     answers = at_once(30, inject)
     assert sum(isinstance(a, Begun) for a in answers) == 1
@@ -99,8 +97,8 @@ def test_a_live_lease_is_respected(story: Story) -> None:
     assert story.try_begin(story.id) == Skip("leased")
 
 
-def test_a_worker_that_restarted_takes_its_own_lease_over_at_once(story: Story) -> None:
-    """Its main process says that the pool process is lost: the lease is free. The old token is void."""
+def test_what_a_lost_process_ran_is_free_at_once(story: Story) -> None:
+    """Its main process says so: the lease is free, and the lost process's token void."""
     zombie = story.start()
     frame = story.begin(story.id, lost=True)
     assert (frame.attempt, frame.abandoned) == (2, "lost")
@@ -308,7 +306,7 @@ def test_the_value_is_handed_over_once(bench: Bench, story: Story) -> None:
     story.backend.released(story.id)
     assert story.try_begin(story.id) == Skip("settled")
     story.backend.released(story.id)
-    assert story.backend.stats() == {"conversations": 1, "due": 0}
+    assert story.backend.stats()["due"] == 0
 
 
 def test_only_an_ended_conversation_can_be_released(story: Story) -> None:

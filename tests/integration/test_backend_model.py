@@ -1,28 +1,40 @@
-"""Memory and Redis, told the same random story, give the same answers to the last field.
+"""The backends, told the same random story, give the same answers to the last field.
 
-The two implementations were written apart, in Python and in Lua, so where they agree on
-thousands of histories that nobody thought of, both follow the contract.
+Memory and Redis were written apart, in Python and in Lua, so where they agree on thousands of
+histories that nobody thought of, both follow the contract. The manager's is the memory one
+again, seen through a socket.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from routing.backends import MemoryBackend, RedisBackend, SharedBackend
+from routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
 from routing.errors import UnknownThreadError
-from routing.records import Begun, Branch, ConversationStatus, Ending, Frame, JoinKind, Thread
+from routing.records import (
+    Begun,
+    Branch,
+    ConversationStatus,
+    DeadLetter,
+    Due,
+    Ending,
+    Frame,
+    JoinKind,
+    Thread,
+)
 from tests.stories import KILLED, LONG_MS, SILENT, Story, then
 
 #: an expired lease or a live one; nothing in between depends on when exactly it is looked at
-LEASES_MS = st.sampled_from([0, LONG_MS])
+SOON_OR_LATE = st.sampled_from([0, LONG_MS])
 #: what a handler may do in one run, the usual things more often
 _RUNS: list[tuple[str, ...]] = [
     (),
@@ -32,6 +44,8 @@ _RUNS: list[tuple[str, ...]] = [
     ("calls", "delivers"),
     ("delivers", "waits"),
     ("ends",),
+    *[("fails",)] * 3,
+    ("fails", "calls"),
     *[("fans_out",)] * 3,
     ("fans_out", "waits"),
     ("waits",),
@@ -40,9 +54,10 @@ _organisms = itertools.count()
 
 
 class SameStory(RuleBasedStateMachine):
-    """Every rule does one thing to both backends and compares what they say."""
+    """Every rule does one thing to all backends and compares what they say."""
 
     client: redis.Redis
+    door: Path
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +66,7 @@ class SameStory(RuleBasedStateMachine):
         self.backends = (
             MemoryBackend(organism=organism, **graces),
             RedisBackend(self.client, organism=organism, **graces),
+            ManagerBackend(self.door, organism=organism, **graces),
         )
         self.story = Story(self.backends[0], id="a|b {0}")
         self.frames: list[Frame] = []
@@ -58,11 +74,11 @@ class SameStory(RuleBasedStateMachine):
         self.waits: list[Any] = []
         self.joins: list[str] = []
 
-    def both(self, method: str, *args: Any, **options: Any) -> Any:
-        """What a method of both backends returned, or raised."""
-        memory, in_redis = (self.call(b, method, *args, **options) for b in self.backends)
-        assert memory == in_redis, (method, args, options)
-        return memory
+    def every(self, method: str, *args: Any, **options: Any) -> Any:
+        """What a method of all backends returned, or raised."""
+        answer, *others = (self.call(b, method, *args, **options) for b in self.backends)
+        assert others == [answer] * len(others), (method, args, options)
+        return answer
 
     def call(self, backend: SharedBackend, method: str, *args: Any, **options: Any) -> Any:
         try:
@@ -74,61 +90,80 @@ class SameStory(RuleBasedStateMachine):
         try:
             self.looks_the_same()
         finally:
-            self.backends[1].clear()
+            for backend in self.backends:
+                backend.clear()
+            self.backends[2].close()
 
     # --- running ------------------------------------------------------------------------
 
     @initialize(total=st.integers(1, 4), data=st.data())
     def begins_with_a_join(self, total: int, data: st.DataObject) -> None:
         """Most of what can go wrong goes wrong inside joins."""
-        begun = self.both("open_and_begin", self.story.opening(), owner="w1", lease_ms=LONG_MS)
+        begun = self.every("open_and_begin", self.story.opening(), owner="w1", lease_ms=LONG_MS)
         self.frames.append(begun.frame)
         self.commits(begun.frame, ("fans_out",), data)
 
-    @rule(data=st.data(), kinds=st.sampled_from(_RUNS))
-    def run(self, data: st.DataObject, kinds: tuple[str, ...]) -> None:
+    @rule(data=st.data())
+    def something_happens(self, data: st.DataObject) -> None:
+        """One rule, not twenty: the usual things have to be the usual ones."""
+        data.draw(st.sampled_from(_HAPPENINGS))(self, data)
+
+    def runs(self, data: st.DataObject) -> None:
         """Begin something that can run, and commit it: what makes a story go on."""
+        frame = self.takes_one(data)
+        if frame is not None:
+            self.commits(frame, data.draw(st.sampled_from(_RUNS)), data)
+
+    def goes_wrong(self, data: st.DataObject) -> None:
+        """Begin something, and end the run without a commit."""
+        frame = self.takes_one(data)
+        if frame is None:
+            return
+        delivery = frame.delivery.id
+        if data.draw(st.booleans()):
+            self.every("abandon", self.story.id, delivery, owner="w1", reason="lost")
+        else:
+            self.retries(frame, data)
+
+    def takes_one(self, data: st.DataObject) -> Frame | None:
         runnable = [i for i in self.known if self.state_of(i) in ("ready", "sent")]
         if not runnable:
-            return
+            return None
         delivery = data.draw(st.sampled_from(runnable))
-        begun = self.both("begin", self.story.id, delivery, owner="w1", lease_ms=LONG_MS)
-        if isinstance(begun, Begun):
-            self.frames.append(begun.frame)
-            self.commits(begun.frame, kinds, data)
+        begun = self.every("begin", self.story.id, delivery, owner="w1", lease_ms=LONG_MS)
+        return self.began(begun)
 
     def state_of(self, delivery: str) -> str:
         stored = self.backends[0]._states[self.story.id].deliveries.get(delivery)
         return stored.state if stored else ""
 
-    @rule()
-    def open(self) -> None:
-        self.both("open", self.story.opening())
+    def opens(self, data: st.DataObject) -> None:
+        self.every("open", self.story.opening())
 
-    @rule(owner=st.sampled_from(["w1", "w2"]), lease_ms=LEASES_MS)
-    def open_and_begin(self, owner: str, lease_ms: int) -> None:
-        options = {"owner": owner, "lease_ms": lease_ms}
-        self.began(self.both("open_and_begin", self.story.opening(), **options))
+    def opens_and_begins(self, data: st.DataObject) -> None:
+        self.began(self.every("open_and_begin", self.story.opening(), **_holder(data)))
 
-    @rule(
-        data=st.data(),
-        owner=st.sampled_from(["w1", "w2"]),
-        lease_ms=LEASES_MS,
-    )
-    def begin(self, data: st.DataObject, owner: str, lease_ms: int) -> None:
+    def begins(self, data: st.DataObject) -> None:
+        """Anything there ever was."""
         delivery = data.draw(st.sampled_from(self.known))
-        options = {"owner": owner, "lease_ms": lease_ms}
-        self.began(self.both("begin", self.story.id, delivery, **options))
+        options = _holder(data)
+        if data.draw(st.booleans()):
+            some = data.draw(st.lists(st.sampled_from(self.known), max_size=3))
+            options["published"] = {self.story.id: some, "unheard-of": [delivery]}
+        self.began(self.every("begin", self.story.id, delivery, **options))
 
-    def began(self, beginning: object) -> None:
-        if isinstance(beginning, Begun):
-            self.frames.append(beginning.frame)
+    def began(self, beginning: object) -> Frame | None:
+        if not isinstance(beginning, Begun):
+            return None
+        self.frames.append(beginning.frame)
+        return beginning.frame
 
-    @precondition(lambda self: self.frames)
-    @rule(data=st.data(), kinds=st.sampled_from(_RUNS), limit=st.sampled_from([0, 12]))
-    def commit(self, data: st.DataObject, kinds: tuple[str, ...], limit: int) -> None:
-        """Commit any frame ever begun, the stale ones too."""
-        self.commits(data.draw(st.sampled_from(self.frames)), kinds, data, limit)
+    def commits_any(self, data: st.DataObject) -> None:
+        """Any frame ever begun, the stale ones too."""
+        if self.frames:
+            frame = data.draw(st.sampled_from(self.frames))
+            kinds = data.draw(st.sampled_from(_RUNS))
+            self.commits(frame, kinds, data, data.draw(st.sampled_from([0, 12])))
 
     def commits(
         self, frame: Frame, kinds: tuple[str, ...], data: st.DataObject, limit: int = 0
@@ -136,59 +171,83 @@ class SameStory(RuleBasedStateMachine):
         changes: dict[str, Any] = {"max_deliveries": limit}
         for kind in kinds:
             for name, value in _PARTS[kind](self, frame, data).items():
-                changes[name] = changes.get(name, ()) + value if name != "ending" else value
+                changes[name] = changes.get(name, ()) + value if isinstance(value, tuple) else value
         transition = self.story.transition(frame, **changes)
-        self.both("commit", transition)
+        self.every("commit", transition)
         self.known += [d.id for d in transition.deliveries]
         self.known += [r.then_delivery.id for r in transition.results if r.then_delivery]
         self.waits += transition.waits
         self.joins += [join.id for join in transition.joins]
         if data.draw(st.booleans()):
-            self.both("commit", transition)
+            self.every("commit", transition)
 
     # --- around -------------------------------------------------------------------------
 
-    @rule(data=st.data())
-    def published(self, data: st.DataObject) -> None:
-        some = st.lists(st.sampled_from([*self.known, ""]), max_size=4)
-        self.both("published", self.story.id, data.draw(some))
+    def retries_any(self, data: st.DataObject) -> None:
+        if self.frames:
+            self.retries(data.draw(st.sampled_from(self.frames)), data)
 
-    @rule()
-    def released(self) -> None:
-        self.both("released", self.story.id)
+    def retries(self, frame: Frame, data: st.DataObject) -> None:
+        given = {"attempt": frame.attempt, "delay_ms": data.draw(SOON_OR_LATE), "reason": "a | b"}
+        self.every("retry", self.story.id, frame.delivery.id, **given)
 
-    @rule(data=st.data(), owner=st.sampled_from(["w1", "w2"]), lease_ms=LEASES_MS)
-    def renew(self, data: st.DataObject, owner: str, lease_ms: int) -> None:
+    def replays(self, data: st.DataObject) -> None:
+        letters = self.backends[0].dead_letters(limit=99)
+        known = [letter.delivery.id for letter in letters] or self.known
+        self.every("replay", self.story.id, data.draw(st.sampled_from(known)))
+
+    def drops(self, data: st.DataObject) -> None:
+        self.every("drop", self.story.id, data.draw(st.sampled_from(self.known)))
+
+    def republishes(self, data: st.DataObject) -> None:
+        """What nobody began is the same in all."""
+        older_than_ms = data.draw(SOON_OR_LATE)
+        for due in self.the_same("unbegun", older_than_ms=0, limit=99):
+            self.every("republish", due, older_than_ms=older_than_ms)
+
+    def publishes(self, data: st.DataObject) -> None:
+        ready = [i for i in self.known if self.state_of(i) == "ready"]
+        some = st.lists(st.sampled_from([*self.known, "", *ready * 4]), max_size=4)
+        self.every("published", self.story.id, data.draw(some))
+
+    def releases(self, data: st.DataObject) -> None:
+        self.every("released", self.story.id)
+
+    def renews(self, data: st.DataObject) -> None:
         leases = [(self.story.id, data.draw(st.sampled_from(self.known)))]
-        self.both("renew", leases, owner=owner, lease_ms=lease_ms)
+        self.every("renew", leases, **_holder(data))
 
-    @rule(data=st.data(), owner=st.sampled_from(["w1", "w2"]))
-    def abandon(self, data: st.DataObject, owner: str) -> None:
-        delivery = data.draw(st.sampled_from(self.known))
-        self.both("abandon", self.story.id, delivery, owner=owner, reason="timeout")
+    def abandons(self, data: st.DataObject) -> None:
+        delivery, owner = data.draw(st.sampled_from(self.known)), _holder(data)["owner"]
+        self.every("abandon", self.story.id, delivery, owner=owner, reason="timeout")
 
-    @precondition(lambda self: self.waits)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        wait = data.draw(st.sampled_from(self.waits))
-        self.both("answer", self.story.id, wait.id, self.story.input_for(wait))
-        self.known.append(wait.id)
+    def answers(self, data: st.DataObject) -> None:
+        if self.waits:
+            wait = data.draw(st.sampled_from(self.waits))
+            self.every("answer", self.story.id, wait.id, self.story.input_for(wait))
+            self.known.append(wait.id)
 
-    @precondition(lambda self: len(self.known) > 20)
-    @rule()
-    def kill(self) -> None:
-        self.both("kill", self.story.id, KILLED)
+    def kills(self, data: st.DataObject) -> None:
+        if len(self.known) > 20:
+            self.every("kill", self.story.id, KILLED)
 
-    @rule(data=st.data(), retry_in_ms=LEASES_MS, all_of_it=st.booleans())
-    def sweep(self, data: st.DataObject, retry_in_ms: int, all_of_it: bool) -> None:
-        """What is late is late in both, once the millisecond of the last rule is over."""
+    def sweeps(self, data: st.DataObject) -> None:
+        """What is late is late in all, once the millisecond of the last rule is over."""
         self.pass_the_moment()
-        found = [sorted(b.due(limit=99), key=lambda d: d.member) for b in self.backends]
-        assert found[0] == found[1]
-        if found[0] and not all_of_it:
-            found[0] = [data.draw(st.sampled_from(found[0]))]
-        for due in found[0]:
-            self.both("reclaim", due, retry_in_ms=retry_in_ms, silent_branch=SILENT)
+        found = self.the_same("due", limit=99)
+        if found and data.draw(st.booleans()):
+            found = [data.draw(st.sampled_from(found))]
+        retry_in_ms = data.draw(SOON_OR_LATE)
+        for due in found:
+            self.every("reclaim", due, retry_in_ms=retry_in_ms, silent_branch=SILENT)
+
+    def the_same(self, method: str, **options: Any) -> list[Due]:
+        found = [
+            sorted(getattr(backend, method)(**options), key=lambda due: due.member)
+            for backend in self.backends
+        ]
+        assert found[1:] == [found[0]] * (len(found) - 1)
+        return found[0]
 
     def pass_the_moment(self) -> None:
         def now() -> int:
@@ -199,21 +258,20 @@ class SameStory(RuleBasedStateMachine):
         while now() < until:
             pass
 
-    @rule(parent=st.sampled_from(["t0", "t1", "", "u"]), name=st.sampled_from(["clerk", "x"]))
-    def child_thread(self, parent: str, name: str) -> None:
-        self.both("child_thread", self.story.id, parent, name, self.story.new_id("k"))
+    def makes_child_thread(self, data: st.DataObject) -> None:
+        parent = data.draw(st.sampled_from(["t0", "t1", "", "u"]))
+        name = data.draw(st.sampled_from(["clerk", "x"]))
+        self.every("child_thread", self.story.id, parent, name, self.story.new_id("k"))
 
-    @rule(data=st.data())
-    def drop_threads(self, data: st.DataObject) -> None:
+    def drops_threads(self, data: st.DataObject) -> None:
         known = sorted(set(self.backends[0].threads(self.story.id)) - {"t0", "t1"})
         if known:
             dropped = data.draw(st.lists(st.sampled_from(known), max_size=2, unique=True))
-            self.both("drop_threads", self.story.id, dropped)
+            self.every("drop_threads", self.story.id, dropped)
 
     # --- what can be seen ---------------------------------------------------------------
 
-    @rule()
-    def looks_the_same(self) -> None:
+    def looks_the_same(self, data: st.DataObject | None = None) -> None:
         seen = []
         for backend in self.backends:
             row = backend.conversation(self.story.id)
@@ -226,10 +284,15 @@ class SameStory(RuleBasedStateMachine):
                     [backend.join(self.story.id, join) for join in self.joins],
                     [backend.results(self.story.id, join, 0, 9) for join in self.joins],
                     backend.context(self.story.id, "t1", limit=99),
+                    sorted(backend.waits(self.story.id), key=lambda wait: wait.id),
+                    sorted(
+                        (replace(letter, at_ms=0, position="") for letter in dead(backend)),
+                        key=lambda letter: letter.delivery.id,
+                    ),
                     backend.stats(),
                 )
             )
-        assert seen[0] == seen[1]
+        assert seen[1:] == [seen[0]] * (len(seen) - 1)
 
     @invariant()
     def adds_up(self) -> None:
@@ -240,6 +303,21 @@ class SameStory(RuleBasedStateMachine):
         assert 0 <= row.waiting <= row.in_flight
         running = row.status in (ConversationStatus.RUNNING, ConversationStatus.WAITING)
         assert row.in_flight > 0 or not running, "nothing in flight, and yet not ended"
+
+
+def _holder(data: st.DataObject) -> dict[str, Any]:
+    """Who begins, and for how long."""
+    owner = data.draw(st.sampled_from(["w1", "w2"]))
+    return {"owner": owner, "lease_ms": data.draw(SOON_OR_LATE)}
+
+
+def dead(backend: SharedBackend) -> list[DeadLetter]:
+    """All dead letters, page by page."""
+    read: list[DeadLetter] = []
+    while page := backend.dead_letters(limit=2, before=read[-1].position if read else None):
+        read += page
+    assert [each.position for each in read] == sorted({d.position for d in read}, reverse=True)
+    return read
 
 
 # --- what a commit may hold -----------------------------------------------------------------
@@ -259,6 +337,17 @@ def _waits(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, A
 
 def _ends(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, Any]:
     return {"ending": Ending(ConversationStatus.COMPLETED, {"by": frame.delivery.id})}
+
+
+def _fails(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, Any]:
+    """For good: the caller, a branch or whoever injected is told, or nobody."""
+    buried = {"dead_letter": True, "note": f"{frame.delivery.id} is broken"}
+    if frame.delivery.scope and data.draw(st.booleans()):
+        branch = frame.delivery.scope[-1]
+        return {**buried, "results": (machine.story.result(frame, success=False, branch=branch),)}
+    if data.draw(st.booleans()):
+        return {**buried, "ending": Ending(ConversationStatus.ERROR, {"code": "handler"})}
+    return buried
 
 
 def _fans_out(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, Any]:
@@ -304,19 +393,33 @@ _PARTS = {
     "calls": _calls,
     "delivers": _delivers,
     "ends": _ends,
+    "fails": _fails,
     "fans_out": _fans_out,
     "waits": _waits,
 }
 
 
+_HAPPENINGS = [
+    *[SameStory.runs] * 8,
+    *[SameStory.goes_wrong] * 2,
+    *[SameStory.commits_any] * 2,
+    *[SameStory.sweeps, SameStory.publishes, SameStory.republishes, SameStory.begins] * 2,
+    *[SameStory.opens, SameStory.opens_and_begins, SameStory.releases, SameStory.answers],
+    *[SameStory.replays, SameStory.drops, SameStory.retries_any],
+    *[SameStory.renews, SameStory.abandons, SameStory.kills],
+    *[SameStory.makes_child_thread, SameStory.drops_threads, SameStory.looks_the_same],
+]
+
+
 @pytest.mark.timeout(400)  # it takes seconds, but to shorten a history that failed takes minutes
-def test_memory_and_redis_tell_the_same_story(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_all_backends_tell_the_same_story(
+    redis_client: redis.Redis, manager_door: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random histories of one conversation, every operation of the contract among them."""
     monkeypatch.setattr(SameStory, "client", redis_client, raising=False)
+    monkeypatch.setattr(SameStory, "door", manager_door, raising=False)
     SameStory.TestCase.settings = settings(
-        max_examples=60,
+        max_examples=80,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -11,7 +11,7 @@ import pytest
 
 from primitives import BufferStart
 from routing import XML, ConversationError, UnknownResultsError
-from tests.desk import plain_app
+from tests.desk import plain_app, waiting
 from tests.harness import WAIT_S
 from tests.works import Works, as_xml, fields_of, jobs, text_of, texts, xml
 
@@ -33,6 +33,7 @@ def sheets(count: int) -> list[XML]:
 # --- what comes back ----------------------------------------------------------------------
 
 
+@pytest.mark.both_brokers
 def test_results_are_in_index_order_whatever_comes_first(works: Works) -> None:
     """Four items are let through one at a time, the last one first."""
     items = jobs(*[("gate", name) for name in "abcd"])
@@ -75,6 +76,7 @@ def test_a_text_with_cdata_stays_exact(works: Works) -> None:
     assert texts(works.items(foreign)) == [DRAWING]
 
 
+@pytest.mark.both_brokers
 def test_a_foreign_service_runs_a_buffer(works: Works) -> None:
     """A Celery app with none of our code sends JSON, the items in it as XML text."""
     items = [f"<Job><how>do</how><what>{n}</what></Job>" for n in range(3)]
@@ -96,6 +98,7 @@ def test_an_item_that_breaks_the_contract_fails_alone(works: Works) -> None:
     assert [r["got"] for r in works.records("copy")] == ["y"]
 
 
+@pytest.mark.both_brokers
 def test_items_that_fail_are_marked_and_the_rest_is_complete(works: Works) -> None:
     """A crash, a hanging handler, silence, a huh, a nested call without an answer or too late."""
     items = jobs(
@@ -150,6 +153,7 @@ def test_items_hear_from_whoever_started_the_buffer(works: Works) -> None:
 # --- dispatch -----------------------------------------------------------------------------
 
 
+@pytest.mark.both_brokers
 def test_without_a_collector_the_answer_comes_at_once(works: Works) -> None:
     """It completes the conversation, and every item still runs to its end, failures and all."""
     items = jobs(("gate", "a"), ("crash", ""), ("gate", "b"), ("machine", "c"), ("gate", "d"))
@@ -254,6 +258,7 @@ def test_the_answer_goes_to_return_to_instead(works: Works) -> None:
 # --- many, few at once, and only for so long ----------------------------------------------
 
 
+@pytest.mark.both_brokers
 def test_a_thousand_items(works: Works, record_property: Any) -> None:
     """Each runs once and each reply is at its index; the results come by reference."""
     began = time.monotonic()
@@ -266,6 +271,7 @@ def test_a_thousand_items(works: Works, record_property: Any) -> None:
     assert sorted(int(r["got"]) for r in works.records("copy")) == list(range(1_000))
 
 
+@pytest.mark.both_brokers
 def test_never_more_at_once_than_max_parallel(works: Works) -> None:
     """Of sixty items on twelve processes at most eight run at once, and all have run."""
     answer = works.buffer("press", sheets(60), max_parallel=8)
@@ -310,12 +316,13 @@ def test_after_the_deadline_what_has_not_answered_is_missing(works: Works) -> No
     assert len([line for line in story.log if line.event == "late"]) == 2
 
 
+@pytest.mark.both_brokers
 def test_items_that_lie_in_a_queue_after_the_deadline_never_run(works: Works) -> None:
     """Published, but begun too late: a worker that comes across them drops them."""
     items = [xml("Part", name=n) for n in range(3)]
     answer = works.buffer("lobby", items, deadline_seconds=0.3)
     assert texts(works.items(answer)) == [f"!{MISSING}"] * 3
-    assert works.redis.llen("lobby") == 3
+    assert waiting(works.deployment, "lobby") == 3
     with works.lobby_open():
         works.story()
     assert not works.records("paint")
@@ -377,6 +384,7 @@ def test_a_policy_that_is_decided_by_the_last_item_waits_for_it(
     assert "".join("x" if i.success else "?" if i.missing else "!" for i in found) == expected
 
 
+@pytest.mark.both_brokers
 def test_what_runs_when_it_is_not_needed_any_more_is_not_delivered(works: Works) -> None:
     """Its handler ends, and neither its reply nor that of the peer it called counts."""
     items = jobs(gate("a"), ("machine", "gate:b"), gate("c"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.desk import Story, told
 from tests.harness import WAIT_S, Deployment
 
 pytest_plugins = ["tests.desk_fixtures"]
+pytestmark = pytest.mark.both_brokers
 
 
 def test_an_agent_calls_a_tool_and_gets_its_reply(desk: Deployment) -> None:

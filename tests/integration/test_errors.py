@@ -18,6 +18,7 @@ from tests.desk import Story, failed, told
 from tests.harness import WAIT_S, Deployment
 
 pytest_plugins = ["tests.desk_fixtures"]
+pytestmark = pytest.mark.both_brokers
 
 ASK = "<Ask><number>1</number></Ask>"
 

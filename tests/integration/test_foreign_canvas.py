@@ -22,6 +22,7 @@ from tests.elsewhere import Elsewhere
 from tests.harness import WAIT_S, Deployment, eventually
 
 pytest_plugins = ["tests.desk_fixtures"]
+pytestmark = pytest.mark.both_brokers
 
 #: listener, what it gets, what it replies
 AT_ONCE = ("calculator.add", {"a": 10, "b": 2}, {"value": 12})

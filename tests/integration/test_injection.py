@@ -18,6 +18,7 @@ from tests.desk import Story, close_app, plain_app, told
 from tests.harness import ORGANISMS, WAIT_S, Deployment, eventually
 
 pytest_plugins = ["tests.desk_fixtures"]
+pytestmark = pytest.mark.both_brokers
 
 THREAD = "550e8400-e29b-41d4-a716-446655440000"
 ENVELOPE = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +147,10 @@ def test_many_alike_are_counted() -> None:
         (LogEntry(1_250, "note", {"id": "d1", "text": "[i]why[/i]"}), "+250 ms  note hand"),
         (LogEntry(1_250, "note", {"id": "d1", "text": "[i]why[/i]"}), "[i]why[/i]"),
         (LogEntry(4_000, "abandoned", {"id": "dx", "text": "lost"}), "abandoned dx"),
+        (LogEntry(4_000, "retry", {"id": "d1", "text": "again in 5 ms: [b]"}), "retry hand"),
+        (LogEntry(4_000, "retry", {"id": "d1", "text": "again in 5 ms: [b]"}), "5 ms: [b]"),
+        (LogEntry(4_000, "dead_letter", {"id": "d1"}), "✗ dead letter hand"),
+        (LogEntry(4_000, "replayed", {"id": "d1"}), "↻ replayed hand"),
         (LogEntry(126_000, "join", {"text": "fired j"}), "+0:02:05"),
         (LogEntry(61_500, "late", {"id": "gone"}), "gone"),
         (
@@ -168,6 +173,20 @@ def test_many_alike_are_counted() -> None:
 def test_every_event_has_its_line(entry: LogEntry, shown: str) -> None:
     """Nothing of a log is left out."""
     assert shown in printed(story(extra=(entry,)))
+
+
+def test_only_the_last_end_has_the_value() -> None:
+    """A conversation that failed, and completed after a replay: its first end had another."""
+    ends = (
+        LogEntry(2_000, "ended", {"text": "error"}),
+        LogEntry(3_000, "ended", {"text": "completed"}),
+    )
+    told = story(extra=ends)
+    value = {"type": "Sum", "payload": {"value": 5}, "thread": "t"}
+    ended = replace(told.conversation, status=ConversationStatus.COMPLETED, value=value)
+    first, last = printed(replace(told, conversation=ended)).splitlines()[-2:]
+    assert ("✗ error" in first, "Sum" in first) == (True, False)
+    assert ("✓ completed" in last, "Sum value=5" in last) == (True, True)
 
 
 def test_envelopes_are_shown_on_demand() -> None:

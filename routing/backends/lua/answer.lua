@@ -4,6 +4,7 @@ if not status then return {'unknown'} end
 if state_of(ARGV[3]) ~= 'waiting' or status == 'killed' then return {'late'} end
 redis.call('HSET', D, 'r:' .. ARGV[3], ARGV[4], 'e:' .. ARGV[3], ARGV[5])
 redis.call('HINCRBY', C, 'waiting', -1)
+redis.call('HDEL', W, ARGV[3])
 redis.call('HINCRBY', C, 'count', 1)
 remember(cjson.decode(ARGV[4]))
 make_ready(ARGV[3], 0, '')

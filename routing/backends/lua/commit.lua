@@ -86,6 +86,7 @@ for i = 1, h.created do
 end
 for _, wait in ipairs(h.waits) do
   redis.call('HSET', D, 'r:' .. wait[1], wait[2])
+  redis.call('HSET', W, wait[1], wait[2])
   set_state(wait[1], 'waiting')
   redis.call('HINCRBY', C, 'in_flight', 1)
   redis.call('HINCRBY', C, 'waiting', 1)

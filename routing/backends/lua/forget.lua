@@ -1,12 +1,34 @@
 -- Remove a conversation whose retention is over. ARGV[3] its member, ARGV[4] '1': in any case
 local over = redis.call('ZSCORE', RETENTION, ARGV[3])
 if not over or (ARGV[4] ~= '1' and tonumber(over) > now) then return 0 end
+
+-- What the shard's lists have of it; costs a look at each of its deliveries and branches.
+local function leave_lists()
+  for _, field in ipairs(redis.call('HKEYS', D)) do
+    local kind, id = string.sub(field, 1, 2), string.sub(field, 3)
+    if kind == 'x:' then exhume(id) end
+    if kind == 's:' then
+      redis.call('ZREM', DUE, member('d', id))
+      redis.call('ZREM', SENT, member('d', id))
+    end
+  end
+  for _, field in ipairs(redis.call('HKEYS', J)) do
+    if string.sub(field, 1, 2) == 'j:' then
+      local join = string.sub(field, 3)
+      redis.call('ZREM', DUE, member('j', join))
+      for index = 0, cjson.decode(redis.call('HGET', J, field)).total - 1 do
+        redis.call('ZREM', DUE, member('b', join .. ':' .. index))
+      end
+    end
+  end
+end
+
 local current = redis.call('HGET', C, 'member')
 if not current or current == ARGV[3] then  -- else its id was used again, after its keys expired
-  for _, field in ipairs(redis.call('HKEYS', D)) do
-    if string.sub(field, 1, 2) == 'x:' then exhume(string.sub(field, 3)) end
-  end
-  redis.call('UNLINK', C, D, T, J, L, X)
+  local left = redis.call('HMGET', C, 'in_flight', 'dead')
+  if tonumber(left[1] or 0) > 0 or left[2] or redis.call('EXISTS', J) == 1 then leave_lists() end
+  redis.call('ZREM', DUE, member('r', ''))
+  redis.call('UNLINK', C, D, T, J, L, X, W)
 end
 redis.call('ZREM', INDEX, ARGV[3])
 redis.call('ZREM', RETENTION, ARGV[3])

@@ -1,8 +1,10 @@
 -- Prepended to every script that works on one conversation. All keys share the tag of one shard.
 -- KEYS[1] conversation  hash: entry, from, member, status, value, in_flight, waiting, count, ttl,
---                       created, updated, canvas, release (parked | due | handing | done), handed
+--                       created, updated, canvas, release (parked | due | handing | done),
+--                       handed, dead: set if a delivery of it ever was a dead letter, postponed:
+--                       the ms until which a delivery is, the last one
 -- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner;
---                       of a dead letter x:<id> its member of KEYS[10], y:<id> the reason; of a
+--                       of a dead letter x:<id> its member of KEYS[11], y:<id> the reason; of a
 --                       replayed one z:<id> the attempts before
 -- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread);
 --                       k: the injectors' own
@@ -14,19 +16,21 @@
 --                       time limit has passed
 -- KEYS[5] log           list: ms|event|detail
 -- KEYS[6] context       hash: n:<thread> slots, m:<thread>:<slot> a delivery
--- KEYS[7] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
+-- KEYS[7] waits         hash: <id> row (JSON) of each open wait, until the conversation is killed
+-- KEYS[8] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
 --                       bytes; kinds: d delivery, j join, b branch <join>:<index>, r release
--- KEYS[8] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
--- KEYS[9] retention     sorted set of the shard, by the ms at which it is over: the same members,
+-- KEYS[9] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
+-- KEYS[10] retention    sorted set of the shard, by the ms at which it is over: the same members,
 --                       and :<conversation> for threads of a conversation that was never opened
--- KEYS[10] dead         sorted set of the shard, all scores 0: <failed ms>:x|<n>|<conversation>|<id>
--- KEYS[11] sent         sorted set of the shard, by the ms of publishing: what the broker has and
+-- KEYS[11] dead         sorted set of the shard, all scores 0: <failed ms>:x|<n>|<conversation>|<id>
+-- KEYS[12] sent         sorted set of the shard, by the ms of publishing: what the broker has and
 --                       nobody has begun; members as in due
--- A delivery's state: held, waiting, ready (in the outbox), sent, leased, settled, cancelled. In
--- flight are waiting, ready, sent and leased: a held one follows from others that are.
+-- A delivery's state: held, waiting, ready (in the outbox), sent, leased, postponed (until it is
+-- due), settled, cancelled. In flight are all but the last two and held ones, which follow from
+-- others that are.
 -- ARGV[1] is the conversation's id, ARGV[2] the ms after which an unpublished message is late.
-local C, D, T, J, L, X = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local C, D, T, J, L, X, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local conversation, grace = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -52,14 +56,15 @@ local function set_state(id, state, attempt, owner, reason)
     state .. '|' .. (attempt or 0) .. '|' .. (reason or '') .. '|' .. (owner or ''))
 end
 
--- A conversation lives for its ttl after the last activity: then the sweep forgets it, lists and
+-- A conversation lives for its ttl after the last activity, or one that is set to come: then the sweep forgets it, lists and
 -- all. The keys' own expiry comes a little later, for the case that no worker sweeps.
 local MARGIN = 600000
 local function touch()
-  local kept = redis.call('HMGET', C, 'ttl', 'member')
+  local kept = redis.call('HMGET', C, 'ttl', 'member', 'postponed')
+  local ttl = kept[1] + math.max(0, (kept[3] or now) - now)
   redis.call('HSET', C, 'updated', now)
-  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], kept[1] + MARGIN) end
-  redis.call('ZADD', RETENTION, now + kept[1], kept[2])
+  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl + MARGIN) end
+  redis.call('ZADD', RETENTION, now + ttl, kept[2])
 end
 
 local function touch_threads(ttl)
@@ -158,6 +163,7 @@ local function drop_waits(branch)
     local depth = moot(row)
     if depth and state_of(id) == 'waiting' then
       redis.call('HINCRBY', C, 'waiting', -1)
+      redis.call('HDEL', W, id)
       cancel(id, 0, row, depth)
     end
   end
@@ -236,7 +242,9 @@ end
 local function bury(id, reason)
   local name = string.format('%015d:', now) .. member('x', id)
   redis.call('ZADD', DEAD, 0, name)
+  redis.call('HSET', C, 'dead', 1)
   redis.call('HSET', D, 'x:' .. id, name, 'y:' .. id, reason)
+  note('dead_letter', id)
   if redis.call('ZCARD', DEAD) > 1000 then redis.call('ZREMRANGEBYRANK', DEAD, 0, 0) end
 end
 
@@ -263,7 +271,7 @@ end
 -- Why a delivery cannot be run now, as an answer; nil if it can.
 local function refusal(id, fields, lease)
   local status = redis.call('HGET', C, 'status')
-  local state, attempt, _, reason = state_of(id)
+  local state, attempt = state_of(id)
   local over = state == 'settled' or state == 'cancelled'
   if not over then
     if state == 'held' or state == 'waiting' then return {'skip', state} end
@@ -288,8 +296,7 @@ local function refusal(id, fields, lease)
     return {'skip', 'cancelled'}
   end
   local due = tonumber(redis.call('ZSCORE', DUE, member('d', id)) or 0)
-  if state == 'leased' and due > now then return {'skip', 'leased'} end
-  if state == 'ready' and reason == 'retry' and due > now then return {'skip', 'postponed'} end
+  if (state == 'leased' or state == 'postponed') and due > now then return {'skip', state} end
 end
 
 local function begin(id, owner, lease)

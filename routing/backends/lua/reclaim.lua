@@ -13,7 +13,7 @@ end
 
 local function reclaim_delivery()
   local state, attempt, _, reason = state_of(id)
-  if state ~= 'leased' and state ~= 'ready' then
+  if state ~= 'leased' and state ~= 'ready' and state ~= 'postponed' then
     redis.call('ZREM', DUE, ARGV[3])
     return
   end

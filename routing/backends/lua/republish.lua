@@ -1,10 +1,19 @@
 -- A message that the broker had and nobody began: its row, to be published again if it was lost.
--- ARGV[3] member of KEYS[11], ARGV[4] ms since its publishing that have to be over
+-- ARGV[3] member of KEYS[12], ARGV[4] ms since its publishing that have to be over
 local sent = redis.call('ZSCORE', SENT, ARGV[3])
 if not sent or tonumber(sent) > now - tonumber(ARGV[4]) then return publish end
 local id = string.sub(ARGV[3], #member('d', '') + 1)
-if redis.call('EXISTS', C) == 0 or state_of(id) ~= 'sent' then
+local status = redis.call('HGET', C, 'status')
+if not status or state_of(id) ~= 'sent' then  -- its keys expired, and no worker swept
   redis.call('ZREM', SENT, ARGV[3])
+  return publish
+end
+local row = row_of(id)
+local depth = status == 'killed' and #row.scope or moot(row)
+if depth then
+  local _, attempt = state_of(id)
+  cancel(id, attempt, row, depth)
+  touch()
   return publish
 end
 redis.call('ZADD', SENT, now, ARGV[3])

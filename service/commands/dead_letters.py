@@ -1,0 +1,278 @@
+"""`threadloom dead-letters`: deliveries that failed for good, to look at, replay or drop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+import tasks
+from config import PermanentError
+from routing.backends import SharedBackend
+from routing.envelope import parse_envelope
+from routing.markup import canonical
+from routing.records import DeadLetter
+from service.commands.options import INVALID, AsJson, OrganismOption
+from service.deployment import DEFAULT_FILE, running_app, running_registry
+from service.display import (
+    console,
+    counted,
+    duration,
+    element_text,
+    error_text,
+    plain,
+    pretty_xml,
+    print_json,
+    status_text,
+)
+
+app = typer.Typer(
+    name="dead-letters",
+    help="Deliveries whose handlers failed for good: look at them, replay or drop them.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+#: dead letters that one round trip brings
+_PAGE = 200
+
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]", help="Deliveries, as `list` lists them.")
+]
+All = Annotated[bool, typer.Option("--all", help="All that there are now.")]
+
+
+class NoDeadLetterError(PermanentError):
+    """A delivery that is none of the dead letters."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
+
+    def __str__(self) -> str:
+        return f"no dead letter {self.delivery_id}"
+
+
+# --- looking ---------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(
+    organism: OrganismOption = DEFAULT_FILE,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many at most.")
+    ] = 20,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="ID", help="Only what failed before this delivery."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the deliveries that failed for good, newest first."""
+    with closing(running_registry(organism, os.environ)) as registry:
+        position = _find(registry, before).position if before is not None else None
+        # One more than is shown tells whether there is another page.
+        found = list(islice(_newest_first(registry, limit + 1, position), limit + 1))
+    page, more = found[:limit], len(found) > limit
+    if as_json:
+        last = page[-1].delivery.id if more else None
+        print_json({"dead_letters": [letter_data(each) for each in page], "next_before": last})
+        return
+    out = console()
+    if not page:
+        out.print(Text("no dead letters" if before is None else "no older ones", "dim"))
+        return
+    out.print(_table(page))
+    if more:
+        out.print(Text(f"older ones: --before {plain(page[-1].delivery.id)}", "dim"))
+
+
+@app.command()
+def show(
+    delivery: Annotated[
+        str, typer.Argument(metavar="ID", help="The delivery, as `list` lists it.")
+    ],
+    organism: OrganismOption = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Show one of them: its place, its payload, and what its handler raised."""
+    with closing(running_registry(organism, os.environ)) as registry:
+        letter = _find(registry, delivery)
+        thread = registry.thread(letter.conversation, letter.delivery.thread)
+        found = registry.conversation(letter.conversation)
+    chain = list(thread.chain) if thread else []
+    status = found.status.value if found else ""
+    if as_json:
+        whole = {**letter_data(letter), "chain": chain, "status": status}
+        print_json({**whole, "envelope": letter.delivery.envelope.decode()})
+        return
+    _print_letter(letter, chain, status)
+
+
+def letter_data(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter as JSON shows it; `error` is what its handler raised."""
+    delivery = letter.delivery
+    return {
+        "id": delivery.id,
+        "conversation": letter.conversation,
+        "thread": delivery.thread,
+        "from": delivery.from_id,
+        "to": delivery.to,
+        "payload_name": delivery.payload_name,
+        "scope": [branch._asdict() for branch in delivery.scope],
+        "at_ms": letter.at_ms,
+        "attempts": letter.attempts,
+        "error": letter.reason,
+    }
+
+
+def _newest_first(
+    registry: SharedBackend, limit: int | None = None, before: str | None = None
+) -> Iterator[DeadLetter]:
+    size = min(limit or _PAGE, _PAGE)
+    while page := registry.dead_letters(limit=size, before=before):
+        yield from page
+        before = page[-1].position
+
+
+def _find(registry: SharedBackend, delivery: str) -> DeadLetter:
+    for letter in _newest_first(registry):
+        if letter.delivery.id == delivery:
+            return letter
+    raise NoDeadLetterError(delivery)
+
+
+def _table(page: list[DeadLetter]) -> Table:
+    now_ms = time.time() * 1000
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.add_column("delivery", no_wrap=True)
+    table.add_column("listener")
+    table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("attempts", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("error", no_wrap=True, overflow="ellipsis", ratio=2)
+    for each in page:
+        table.add_row(
+            Text(plain(each.delivery.id)),
+            Text(plain(each.delivery.to), "bold", no_wrap=True, overflow="ellipsis"),
+            element_text(parse_envelope(each.delivery.envelope).payload),
+            str(each.attempts),
+            duration(now_ms - each.at_ms),
+            error_text(each.reason),
+        )
+    return table
+
+
+def _print_letter(letter: DeadLetter, chain: list[str], status: str) -> None:
+    delivery = letter.delivery
+    failed = datetime.fromtimestamp(letter.at_ms / 1000).astimezone()
+    way = " → ".join(map(plain, chain)) or f"{plain(delivery.from_id)} → {plain(delivery.to)}"
+    branches = "".join(f" [{branch.index}]" for branch in delivery.scope)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("delivery", Text(plain(delivery.id), "bold"))
+    table.add_row("failed", Text(f"{failed:%Y-%m-%d %H:%M:%S %Z}"))
+    table.add_row("attempts", str(letter.attempts))
+    table.add_row("place", Text(f"{way}{branches}"))
+    table.add_row("from", Text(plain(delivery.from_id)))
+    table.add_row("thread", Text(plain(delivery.thread)))
+    table.add_row(
+        "conversation", Text.assemble(plain(letter.conversation), "  ", status_text(status))
+    )
+    payload = parse_envelope(delivery.envelope).payload
+    out = console()
+    out.print(table)
+    out.print(Text("\npayload", "dim"))
+    out.print(Text(pretty_xml(canonical(payload))), soft_wrap=True)
+    out.print(Text("\nerror", "dim"))
+    out.print(Text(plain(letter.reason), "red"), soft_wrap=True)
+
+
+# --- doing -----------------------------------------------------------------------------------
+
+
+@app.command()
+def replay(
+    deliveries: Ids = None,
+    everything: All = False,
+    organism: OrganismOption = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Run dead letters again, with all their retries, once their cause is mended.
+
+    A conversation that had ended with an error goes on, and whoever sent it can read its value.
+    """
+    _check(deliveries, everything)
+    with closing(running_app(organism, os.environ)) as celery:
+        registry = tasks.runtime_of(celery).backend
+
+        def run_again(letter: DeadLetter) -> bool:
+            return tasks.replay_dead_letter(celery, letter.conversation, letter.delivery.id)
+
+        done = _each(registry, deliveries, run_again)
+    _tell(*done, what="replayed", as_json=as_json)
+
+
+@app.command()
+def drop(
+    deliveries: Ids = None,
+    everything: All = False,
+    organism: OrganismOption = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Forget dead letters; their conversations and logs stay as they are."""
+    _check(deliveries, everything)
+    with closing(running_registry(organism, os.environ)) as registry:
+
+        def forget(letter: DeadLetter) -> bool:
+            return registry.drop(letter.conversation, letter.delivery.id)
+
+        done = _each(registry, deliveries, forget)
+    _tell(*done, what="dropped", as_json=as_json)
+
+
+def _check(deliveries: list[str] | None, everything: bool) -> None:
+    if bool(deliveries) == everything:
+        raise typer.BadParameter("name deliveries, or all of them", param_hint="ID or --all")
+
+
+def _each(
+    registry: SharedBackend, deliveries: list[str] | None, act: Callable[[DeadLetter], bool]
+) -> tuple[list[str], dict[str, PermanentError]]:
+    """Act on the named dead letters, or on all there are now: those done; by id, why others not."""
+    # Read to the end first: one that is replayed may fail, and be a new one, at once.
+    known = {letter.delivery.id: letter for letter in _newest_first(registry)}
+    done: list[str] = []
+    refused: dict[str, PermanentError] = {}
+    for name in dict.fromkeys(deliveries or known):
+        try:
+            if name not in known or not act(known[name]):
+                raise NoDeadLetterError(name)
+            done.append(name)
+        except PermanentError as exc:
+            refused[name] = exc
+    return done, refused
+
+
+def _tell(done: list[str], refused: dict[str, PermanentError], *, what: str, as_json: bool) -> None:
+    if as_json:
+        reasons = [{"id": name, "reason": str(exc)} for name, exc in refused.items()]
+        print_json({what: done, "refused": reasons})
+    else:
+        many = counted(len(done), "dead letter")
+        console().print(Text(f"{what} {many}" if done else "no dead letters"))
+        for exc in refused.values():
+            line = Text.assemble(("Error: ", "bold red"), plain(str(exc)))
+            console(stderr=True).print(line, soft_wrap=True)
+    if refused:
+        raise typer.Exit(INVALID)

@@ -1,0 +1,34 @@
+"""`threadloom kill ID`: end a conversation before it ends by itself."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+import tasks
+from service.commands.options import AsJson, OrganismOption
+from service.deployment import DEFAULT_FILE, running_app
+from service.display import plain, print_json
+
+
+def kill(
+    conversation: Annotated[
+        str, typer.Argument(metavar="ID", help="The conversation, as `threads` lists it.")
+    ],
+    organism: OrganismOption = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """End a conversation now: nothing of it begins any more.
+
+    Whoever sent it gets an error. A handler that runs is not interrupted; its answer is dropped
+    and logged. One that has ended stays as it is.
+    """
+    with closing(running_app(organism, os.environ)) as app:
+        killed = tasks.kill(app, conversation)
+    if as_json:
+        print_json({"conversation": conversation, "killed": killed})
+    else:
+        print(f"{plain(conversation)} {'killed' if killed else 'had ended before'}")

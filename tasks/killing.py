@@ -1,0 +1,33 @@
+"""Ending a conversation from outside, before it ends by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery import Celery
+
+from routing import UnknownConversationError
+from routing.faults import killed_fault
+from routing.outgoing import content_of, ending_of
+from routing.records import ConversationStatus
+from tasks.publisher import Publisher
+from tasks.runtime import runtime_of
+
+
+def kill(app: Celery, conversation_id: str) -> bool:
+    """End a conversation now; False if it had ended.
+
+    Whoever injected it gets a ConversationError with the code `killed`. Nothing of it begins any
+    more; a handler that runs is not interrupted, but what it returns is logged as late. After a
+    RegistryUnavailableError call it again. Raises UnknownConversationError.
+    """
+    runtime = runtime_of(app)
+    ending = ending_of(content_of(killed_fault()), thread="")
+    ending = replace(ending, status=ConversationStatus.KILLED)
+    publication = runtime.backend.kill(conversation_id, ending)
+    if publication is not None:
+        Publisher(app, runtime).publish([publication])
+        return True
+    if runtime.backend.conversation(conversation_id) is None:
+        raise UnknownConversationError(conversation_id)
+    return False

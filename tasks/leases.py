@@ -1,0 +1,71 @@
+"""The leases of what a worker's pool is running, kept for as long as it runs.
+
+In a thread of their own rather than on the worker's timer, which stands still just when a
+lease matters most: while the main process waits for a broker that is away, and during a warm
+shutdown, when the pool is drained. A process that is stopped or gone renews nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from celery.worker import state
+from celery.worker.request import Request
+
+from config import RegistryUnavailableError
+from tasks.listener import ListenerTask
+from tasks.request import conversation_of
+from tasks.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: three chances before a lease expires
+RENEWALS_PER_LEASE = 3
+
+
+class LeaseKeeper:
+    """Renews the leases of one worker, from `start` until it is told to finish and all is done."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._renew_s = runtime.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._finishing = threading.Event()
+
+    def start(self) -> None:
+        """Begin, in a thread that does not keep the process alive."""
+        threading.Thread(target=self._keep, name="threadloom-leases", daemon=True).start()
+
+    def finish(self) -> None:
+        """End once nothing runs any more; nothing new is begun by now."""
+        self._finishing.set()
+
+    def _keep(self) -> None:
+        while not self._finishing.wait(self._renew_s):
+            renew(self._runtime, _deliveries())
+        while running := _deliveries():
+            renew(self._runtime, running)
+            time.sleep(self._renew_s)
+
+
+def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
+    """Extend the leases of these deliveries; those that this worker does not hold are left."""
+    leases = [(conversation_of(request), str(request.id)) for request in requests]
+    if not leases:
+        return
+    try:
+        runtime.backend.renew(leases, owner=runtime.owner, lease_ms=runtime.lease_ms)
+    except RegistryUnavailableError as exc:
+        logger.warning("leases.not_renewed count=%d reason=%s", len(leases), exc)
+
+
+def _deliveries() -> list[Request]:
+    """What this worker runs or is about to run, of ours."""
+    while True:
+        try:
+            known = {*state.active_requests, *state.reserved_requests}
+        except RuntimeError:
+            continue  # the main thread changed one of them meanwhile
+        return [request for request in known if isinstance(request.task, ListenerTask)]

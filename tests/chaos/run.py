@@ -1,0 +1,188 @@
+"""A chaos run: conversations without end, a killer among them, and a count at the end."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import redis
+
+import tasks
+from config import RegistryUnavailableError
+from service.embedded_redis import EmbeddedRedis
+from tests.chaos.killer import SIGKILLS, WEIGHTS, Killer, sync_always
+from tests.chaos.nursery import Nursery
+from tests.chaos.proxy import Proxy
+from tests.chaos.resumption import Resumption, resumptions, silences
+from tests.chaos.site import Site
+from tests.chaos.verdict import Flaw, ended, flaws, story
+from tests.chaos.workload import Plan, chosen
+
+#: conversations under way at any time
+IN_FLIGHT = 24
+#: seconds that all of them have to end once the last strike is over
+SETTLE_S = 60.0
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done, and what became of it."""
+
+    seed: int
+    strikes: Counter[str]
+    conversations: int
+    deliveries: int
+    runs: int
+    flaws: Sequence[Flaw]
+    #: what each SIGKILL hit, and how long that stood still; the worst last
+    resumed: Sequence[Resumption]
+    #: the longest time in which nothing of a conversation was done, outages included
+    silence_s: float
+    #: the story of the first conversation with a flaw, else of the one that was silent longest
+    story: str = ""
+
+    @property
+    def sigkills(self) -> int:
+        """How many processes were killed."""
+        return sum(self.strikes[kind] for kind in SIGKILLS)
+
+    @property
+    def repeated(self) -> int:
+        """Handler runs beyond one per delivery: what at-least-once costs."""
+        return self.runs - self.deliveries
+
+    @property
+    def median_s(self) -> float:
+        """The median resumption; 0 where nothing was hit."""
+        return median(each.seconds for each in self.resumed) if self.resumed else 0.0
+
+    @property
+    def worst_s(self) -> float:
+        """The worst resumption; 0 where nothing was hit."""
+        return self.resumed[-1].seconds if self.resumed else 0.0
+
+
+class Workload:
+    """Keeps conversations under way, in a thread of its own, until it is told to stop."""
+
+    def __init__(self, site: Site, dice: random.Random) -> None:
+        self._site = site
+        self._dice = dice
+        self.plans: dict[str, Plan] = {}
+        self._under_way: list[str] = []
+        self._stopping = threading.Event()
+        self._executor = ThreadPoolExecutor(1)
+        self._run_over = self._executor.submit(self._run)
+
+    def stop(self) -> None:
+        """Begin no more; raises whatever ended the thread before."""
+        self._stopping.set()
+        self._run_over.result()
+        self._executor.shutdown()
+
+    def await_end(self, timeout_s: float) -> None:
+        """Return when every conversation has ended, or after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self._under_way and time.monotonic() < deadline:
+            self._look()
+            time.sleep(_LOOK_S)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_LOOK_S):
+            try:
+                self._look()
+                while len(self._under_way) < IN_FLIGHT and not self._stopping.is_set():
+                    self._begin(str(uuid.uuid4()), chosen(self._dice))
+            except (RegistryUnavailableError, redis.ConnectionError, redis.TimeoutError):
+                continue  # Redis is being restarted
+
+    def _begin(self, conversation: str, plan: Plan) -> None:
+        while not self._stopping.is_set():
+            try:
+                tasks.inject(self._site.app, plan.to, plan.message, conversation_id=conversation)
+            except RegistryUnavailableError:
+                time.sleep(_LOOK_S)  # it may be in or not: the same id again is the same one
+                continue
+            self.plans[conversation] = plan
+            self._under_way.append(conversation)
+            return
+
+    def _look(self) -> None:
+        self._under_way = [each for each in self._under_way if not ended(self._site, each)]
+
+
+@contextmanager
+def battlefield(
+    directory: Path, nursery: Nursery
+) -> Iterator[tuple[Site, EmbeddedRedis, Proxy, Proxy]]:
+    """Two workers that reach a persistent Redis through two proxies."""
+    with EmbeddedRedis(directory / "redis", persistent=True) as server:
+        path = str(server.socket_path)
+        registry, broker = Proxy(path), Proxy(path)
+        site = Site(
+            directory,
+            nursery,
+            redis_url=server.url(),
+            registry_url=registry.url(0),
+            broker_url=broker.url(0),
+        )
+        try:
+            sync_always(site.redis)
+            site.fleet.await_ready()
+            yield site, server, registry, broker
+        finally:
+            site.close()
+            registry.close()
+            broker.close()
+
+
+def chaos(
+    directory: Path,
+    nursery: Nursery,
+    *,
+    seed: int,
+    duration_s: float,
+    every_s: float,
+    weights: Mapping[str, int] = WEIGHTS,
+) -> Report:
+    """Strike for so long, let everything settle, and count."""
+    with battlefield(directory, nursery) as (site, server, registry, broker):
+        killer = Killer(site, server, registry, broker, random.Random(seed), weights=weights)
+        workload = Workload(site, random.Random(seed + 1))
+        try:
+            killer.strike_for(duration_s, every_s=every_s)
+        finally:
+            workload.stop()
+        workload.await_end(SETTLE_S)
+        return _report(seed, site, killer, workload)
+
+
+def _report(seed: int, site: Site, killer: Killer, workload: Workload) -> Report:
+    found = [
+        flaw
+        for conversation, plan in workload.plans.items()
+        for flaw in flaws(site, conversation, plan.expected)
+    ]
+    ran = site.records(event="ran")
+    [*_, (silence_s, silent)] = silences(site)
+    return Report(
+        seed=seed,
+        strikes=Counter(strike.kind for strike in killer.strikes),
+        conversations=len(workload.plans),
+        deliveries=len({record["message"] for record in ran}),
+        runs=len(ran),
+        flaws=found,
+        resumed=resumptions(site, killer.strikes),
+        silence_s=silence_s,
+        story=story(site, found[0].conversation if found else silent),
+    )

@@ -1,0 +1,55 @@
+"""Manager processes for tests, started as `threadloom up` starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import RegistryUnavailableError
+from routing.backends import ManagerBackend
+from tests.harness import ROOT, START_TIMEOUT_S, WAIT_S, eventually
+
+
+@dataclass(frozen=True)
+class RunningManager:
+    """A manager, and where its door is."""
+
+    process: subprocess.Popen[bytes]
+    door: Path
+
+
+def start_manager(door: Path) -> subprocess.Popen[bytes]:
+    """Start a manager; it may not be ready yet."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "routing.backends.manager_server", str(door)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+
+
+def _serves(process: subprocess.Popen[bytes], door: Path) -> bool:
+    assert process.poll() is None, process.stderr and process.stderr.read()
+    try:
+        ManagerBackend(door, organism="anybody").stats()
+    except RegistryUnavailableError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def running_manager(door: Path) -> Iterator[RunningManager]:
+    """A manager that serves behind this door, until the block is left."""
+    with start_manager(door) as process:
+        try:
+            eventually(lambda: _serves(process, door), timeout_s=START_TIMEOUT_S)
+            yield RunningManager(process, door)
+            process.terminate()
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
