@@ -88,7 +88,10 @@ def main() -> None:
         app = tasks.create_app(ORGANISM, redis_url=redis.url(0))
         run_chain(bare, 3), run_calls(app, 3)  # connections and code are warm
         pairs = [
-            (timed(lambda: run_chain(bare, options.hops)), timed(lambda: run_calls(app, options.hops)))
+            (
+                timed(lambda: run_chain(bare, options.hops)),
+                timed(lambda: run_calls(app, options.hops)),
+            )
             for _ in range(options.rounds)
         ]
     report(pairs, options.hops)

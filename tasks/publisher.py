@@ -29,6 +29,7 @@ _TRANSIENT = 1
 #: header of a message: ms since 1970 at which it was published, by its sender's clock
 SENT_HEADER = "threadloom_sent_ms"
 
+
 class Publisher:
     """Publishes deliveries as messages for their listeners' tasks."""
 

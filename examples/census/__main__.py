@@ -39,7 +39,7 @@ def cores() -> int:
 def main(
     workers: Annotated[
         int, typer.Option(min=1, help="Worker processes; as many as there are cores.")
-    ] = cores(),  # noqa: B008  # read once, for the help text too
+    ] = cores(),  # read once, for the help text too
     out: Annotated[Path, typer.Option(help="Folder of the HTML page.")] = Path("build/census"),
     limit: Annotated[int, typer.Option(min=0, help="Measure only so many files; 0: all.")] = 0,
     root: Annotated[

@@ -83,9 +83,7 @@ def _package_box(name: str, modules: Sequence[Measurement], box: Box) -> etree._
         drawn.append(_text(box.x + 4, box.y + 14, shown, "strip"))
     ordered = sorted(modules, key=lambda m: (-m.code_lines, m.path))
     inner = box.inset(1.5, top=_STRIP - 2 if named else 0)
-    for module, leaf in zip(
-        ordered, squarify([m.code_lines for m in ordered], inner), strict=True
-    ):
+    for module, leaf in zip(ordered, squarify([m.code_lines for m in ordered], inner), strict=True):
         drawn.append(_leaf(module, leaf))
     return drawn
 

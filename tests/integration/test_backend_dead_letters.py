@@ -10,7 +10,6 @@ import pytest
 
 from routing.backends import MemoryBackend, SharedBackend
 from routing.backends.base import DEAD_LETTERS
-from routing.backends.redis import SHARDS
 from routing.records import ConversationStatus, DeadLetter, Ending, Release, Skip
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, ids
 

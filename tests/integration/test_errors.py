@@ -43,7 +43,7 @@ MISDEEDS = [
     Misdeed("sleeps.async", "timeout", "longer than 0.3 s"),
     Misdeed("swallows", "timeout", "longer than 0.3 s"),
     Misdeed("blocks", "timeout", "hard limit"),
-    Misdeed("dies", "handler", "lost in each of 2 attempts"),
+    Misdeed("dies", "handler", "given up after 2 runs"),
 ]
 TEXTS = {
     "handler": handler_fault().message,
