@@ -63,13 +63,13 @@ DEFAULTS: Mapping[str, Any] = {
     },
     # Results lie on Redis whatever the broker is. Celery's 120 s would keep a process that long
     # at a server that is silent; the result is then stored once more, on a new connection.
-    "redis_socket_timeout": 10.0,
+    "redis_socket_timeout": 5.0,
     "redis_socket_connect_timeout": 5.0,
     "redis_retry_on_timeout": True,
 }
 
 #: seconds until a broker that is connected and says nothing is taken for lost
-_SILENCE_S = 10
+_SILENCE_S = 5
 
 ON_REDIS: Mapping[str, Any] = {
     "broker_transport_options": {

@@ -9,7 +9,7 @@ from config.errors import PermanentError, TransientError
 
 
 class PayloadDefinitionError(PermanentError):
-    """A class marked `@payload` that cannot be one: not a dataclass, or a type without a wire form."""
+    """A class marked `@payload` that cannot be one, such as one with a type without wire form."""
 
     def __init__(self, class_name: str, reason: str) -> None:
         super().__init__(class_name, reason)
@@ -53,7 +53,7 @@ class UnknownThreadError(PermanentError):
 
 
 class UnknownConversationError(PermanentError):
-    """A conversation id that the registry does not hold: never injected, or its retention is over."""
+    """A conversation the registry does not hold: never injected, or its retention is over."""
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(conversation_id)

@@ -107,7 +107,6 @@ class Deployment:
         self.environment = dict(environment or {})
         self.records_file = directory / "records.jsonl"
         self.workers: list[Worker] = []
-        make_importable(self._imports)
         self.app: Celery = tasks.create_app(self.organism, redis_url=redis_url)
 
     @property
@@ -190,7 +189,8 @@ class Deployment:
 
 
 def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
-    """The organism file again, in `directory`, with this broker."""
+    """The organism file again, in `directory`, with this broker; its imports are found."""
+    make_importable(organism.parent)
     content = yaml.safe_load(organism.read_text())
     content["organism"].setdefault("celery", {})["broker_url"] = broker_url
     copy = directory / organism.name

@@ -5,6 +5,7 @@ The page is built from elements and serialised by lxml, so no name can become ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -112,7 +113,7 @@ def _legend() -> etree._Element:
     steps = charts.DENSITY_STEPS
     names = [
         f"under {steps[0]}",
-        *(f"{low}–{high}" for low, high in zip(steps, steps[1:], strict=False)),
+        *(f"{low}–{high}" for low, high in itertools.pairwise(steps)),
         f"{steps[-1]} or more",
     ]
     return E.p(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,6 @@ class Killable:
         self.pid = pid
         self.name = name
         self.log = log
-        self.started_s = time.time()
         self._process = psutil.Process(pid)
 
     @property

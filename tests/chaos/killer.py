@@ -26,7 +26,8 @@ STOPPED_S = LEASE_MS / 1000 + 2
 AWAY_S = 5.0
 #: seconds between two looks at what is to be done
 _TICK_S = 0.02
-_QUEUE = "celery"
+#: the list that is the default queue in Redis
+QUEUE = "celery"
 
 #: strikes that end processes without warning
 SIGKILLS = ("kill worker", "kill main process", "kill pool process")
@@ -120,7 +121,7 @@ class Killer:
             worker.signal(signal.SIGSTOP)
             self._later(STOPPED_S, lambda: worker.signal(signal.SIGCONT))
         elif kind == "purge queue":
-            self._site.redis.delete(_QUEUE)
+            self._site.redis.delete(QUEUE)
         elif kind.endswith("redis"):
             self._restart(hard=kind == "kill redis")
         else:

@@ -47,9 +47,10 @@ class Orders:
     def carried_out(self, conversation: str) -> float | None:
         """When the process was ended (s since 1970); None: not yet."""
         try:
-            return float((self.directory / f"{conversation}.done").read_text() or "nan")
+            text = (self.directory / f"{conversation}.done").read_text()
         except FileNotFoundError:
             return None
+        return float(text) if text else None
 
     def reached(self, point: str, listener: str, conversation: str) -> None:
         """Called by a pool process at each point: does not return if an order is due here."""

@@ -45,20 +45,21 @@ class Proxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self._losses: list[_Loss] = []
         self._flowing: asyncio.Event = self._call(self._new_event())
-        self.port = 0
-        self.come_back()
+        self._away = False
+        self.port: int = self._call(self._listen())
 
     def url(self, db: int) -> str:
         """Where the Redis seems to be."""
         return f"redis://127.0.0.1:{self.port}/{db}"
 
     def go_away(self) -> None:
-        """End all connections and refuse new ones."""
-        self._call(self._go_away())
+        """End all connections, and any new one at once: the port stays ours."""
+        self._away = True
+        self.cut()
 
     def come_back(self) -> None:
-        """Accept connections, on the same port as before."""
-        self._call(self._listen())
+        """Serve new connections again."""
+        self._away = False
 
     def cut(self) -> None:
         """End all connections; new ones are welcome."""
@@ -82,7 +83,8 @@ class Proxy:
 
     def close(self) -> None:
         """End everything."""
-        self.go_away()
+        self._away = True
+        self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -97,16 +99,14 @@ class Proxy:
         flowing.set()
         return flowing
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, reuse_address=True
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def _listen(self) -> int:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
 
-    async def _go_away(self) -> None:
+    async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
-            self._server = None
         await self._cut()
 
     async def _cut(self) -> None:

@@ -13,7 +13,7 @@ from tests.chaos.nursery import Nursery
 from tests.chaos.run import chaos
 
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
-DURATION_S = 40.0
+DURATION_S = 35.0
 
 
 @pytest.mark.timeout(180)

@@ -166,6 +166,35 @@ def test_twenty_writers_leave_no_gap(story: Story) -> None:
     assert (story.row.deliveries, story.row.in_flight) == (81, 60)
 
 
+# --- waits ----------------------------------------------------------------------------------
+
+
+def test_open_waits_can_be_read(story: Story) -> None:
+    """With their scope, until they are answered, not needed any more, or killed."""
+    join = story.open_join(3, need_ok=1)
+    assert story.backend.waits(story.id) == []
+    items = [story.begin(f"{join}.{n}") for n in range(2)]
+    first, second = (story.wait(item) for item in items)
+    for item, wait in zip(items, (first, second), strict=True):
+        story.commit(item, waits=(wait,))
+    assert {wait.id: wait for wait in story.backend.waits(story.id)} == {
+        first.id: first,
+        second.id: second,
+    }
+    story.backend.answer(story.id, first.id, story.input_for(first))
+    assert story.backend.waits(story.id) == [second]
+    story.reply(f"{join}.2")
+    assert story.backend.waits(story.id) == [], "the join has fired without it"
+    body = story.begin(f"{join}.body")
+    last = story.wait(body)
+    story.commit(body, waits=(last,))
+    assert story.backend.waits(story.id) == [last]
+    story.backend.kill(story.id, KILLED)
+    assert story.backend.waits(story.id) == []
+    assert story.backend.answer(story.id, last.id, story.input_for(last)) is None
+    assert story.backend.waits("nobody's") == []
+
+
 # --- threads --------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,6 +296,67 @@ def test_an_id_used_again_before_the_sweep_is_a_new_conversation(
     assert lasting.backend.expire(limit=5) == 1
     assert lasting.row.status is ConversationStatus.RUNNING
     assert lasting.backend.stats() == {"conversations": 1, "due": 1, "sent": 0, "dead_letters": 0}
+
+
+@pytest.mark.parametrize("binary", [None, Path("/usr/bin/redis-server")], ids=["ours", "system"])
+def test_a_redis_that_cannot_now_is_unavailable(tmp_path: Path, binary: Path | None) -> None:
+    """Its disk refuses what it should keep, its memory is full, another script does not end.
+
+    Redis says each in its own words, and old ones in other words when a script meets it.
+    """
+    if binary and not binary.exists():
+        pytest.skip(f"no {binary}")
+    with EmbeddedRedis(tmp_path, persistent=False, binary=binary) as server:
+        client = redis.Redis.from_url(server.url(), retry=Retry(NoBackoff(), 0))
+        backend = RedisBackend(client, organism="o")
+        before = Story(backend, id="before")
+        before.start()
+
+        def refused(text: str) -> None:
+            with pytest.raises(RegistryUnavailableError, match=text):
+                Story(backend, id=text).start()
+            with pytest.raises(RegistryUnavailableError, match=text):
+                backend.begin("x", "x", owner="w", lease_ms=1, published={"before": ["before"]})
+
+        with _stuck_script(server):
+            refused("BUSY")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(RegistryUnavailableError, match=r"OOM|used memory"):
+            Story(backend, id="full").start()
+        client.config_set("maxmemory", 0)
+        (server.directory / "dump.rdb").mkdir()  # where it wants to write a file
+        client.config_set("save", "3600 1")
+        with pytest.raises(redis.ResponseError):
+            client.save()
+        with pytest.raises(RegistryUnavailableError, match="MISCONF"):
+            Story(backend, id="unsafe").start()
+        client.config_set("save", "")
+        assert before.row.status is ConversationStatus.RUNNING
+        client.close()
+
+
+@contextmanager
+def _stuck_script(server: EmbeddedRedis) -> Iterator[None]:
+    """A script that does not end, until the block is left."""
+    with (
+        redis.Redis.from_url(server.url(), retry=Retry(NoBackoff(), 0)) as client,
+        redis.Redis.from_url(server.url(), retry=Retry(NoBackoff(), 0)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client.config_set("lua-time-limit", 5)
+        running = pool.submit(other.eval, "while true do end", 0)
+        eventually(lambda: _is_busy(client), what="a script that runs")
+        yield
+        client.script_kill()
+        assert isinstance(running.exception(), redis.ResponseError)
+
+
+def _is_busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as exc:
+        return str(exc).startswith("BUSY")
+    return False
 
 
 def _now_ms(client: redis.Redis) -> int:

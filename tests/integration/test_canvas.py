@@ -188,8 +188,9 @@ def test_every_task_runs_once_and_has_its_cause_as_parent(works: Works) -> None:
         assert event["root_id"] == result.id
         assert event["parent_id"] == known[event["uuid"]].parent, event["name"]
         assert event["name"] == known[event["uuid"]].to
-    strangers = {e["uuid"] for e in events if e["type"] == "task-received"} - known.keys()
-    assert not strangers, "no task but the deliveries"
+    # Events come in batches: those of an earlier conversation may arrive only now.
+    of_this = {e["uuid"] for e in events if e.get("root_id") == result.id}
+    assert of_this <= known.keys(), "no task but the deliveries"
 
 
 def test_nothing_stays_in_redis_but_what_expires(works: Works) -> None:

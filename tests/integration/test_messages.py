@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import redis
 
 from tests.desk import close_app, plain_app, told
@@ -99,6 +100,7 @@ def test_breadth_first_has_no_priorities(desk: Deployment) -> None:
     assert {json.loads(m)["properties"]["priority"] for m in wire.messages} == {0}
 
 
+@pytest.mark.both_brokers
 def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None:
     """A listener's own queue is used, by a worker that was not told of it; the default one too."""
     _, story = told(strict, "errand", {})
@@ -111,6 +113,7 @@ def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None
     close_app(app)
 
 
+@pytest.mark.both_brokers
 def test_the_rate_limit_is_celerys(strict: Deployment) -> None:
     """The worker itself says what it holds a listener to."""
     inspect = strict.app.control.inspect(["worker0@test"], timeout=5.0)

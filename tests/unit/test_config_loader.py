@@ -186,11 +186,6 @@ BAD: dict[str, tuple[str, str, str]] = {
     "streams": (with_organism("streams: []"), "organism.streams", "not supported yet"),
     "graphs": (with_organism("graphs: []"), "organism.graphs", "not supported yet"),
     "peer_tables": (with_organism("peer_tables: {}"), "organism.peer_tables", "not supported"),
-    "manager": (
-        with_organism("backend: {type: manager}"),
-        "organism.backend.type",
-        "'manager' is not supported yet",
-    ),
     "duplicate key": (with_key("name: x"), "listeners[0].name", "on line 3 and on line 7"),
     "duplicate setting": (
         with_organism('celery: {task_routes: {"a.b": 1, "a.b": 2}}'),

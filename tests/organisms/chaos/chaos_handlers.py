@@ -18,7 +18,7 @@ from tests.chaos.hooks import working
 from tests.recording import record
 
 #: seconds each run takes at least
-WORK_S = 0.01
+WORK_S = 0.03
 #: seconds a patient waits; longer than any test
 GATE_S = 60
 

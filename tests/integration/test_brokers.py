@@ -1,0 +1,179 @@
+"""What a broker may do to conversations: lose their messages, lose their connections, be away.
+
+The registry is on a server of its own and stays; everybody takes the way to the broker through
+a proxy. What a Redis that is away does to busy workers stands in `tests/chaos`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kombu import Queue
+
+import tasks
+from tasks.publisher import Publisher
+from tasks.recovery import sweep
+from tests.broker_plant import WORK, Plant, RedisBroker, plant, polishing, rabbit_broker
+from tests.broker_plant import redis_broker as own_redis
+from tests.desk import close_app, plain_app
+from tests.harness import ORGANISMS, Deployment, eventually, on_broker
+from tests.rabbit import Rabbit
+
+pytest_plugins = ["tests.desk_fixtures"]
+
+REDIS, RABBITMQ = "redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)
+on_redis = pytest.mark.parametrize("works", [REDIS], indirect=True, scope="module")
+on_rabbitmq = pytest.mark.parametrize("works", [RABBITMQ], indirect=True, scope="module")
+#: seconds that a broker is away
+AWAY_S = 5.0
+#: seconds within which an injection returns though the broker does not answer
+INJECTION_S = 8.0
+
+
+@pytest.fixture(scope="module", params=[REDIS, RABBITMQ])
+def works(
+    request: pytest.FixtureRequest,
+    deployment_url: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Plant]:
+    """A plant on each kind of broker."""
+    directory = tmp_path_factory.mktemp("plant")
+    if request.param == "redis":
+        made = own_redis(directory / "broker")
+    else:
+        made = rabbit_broker(request.getfixturevalue("rabbit"))
+    with made as broker, plant(broker, deployment_url(), directory) as works:
+        yield works
+
+
+@contextmanager
+def measured(works: Plant, what: str) -> Iterator[None]:
+    """Say how long it took after what happened until work went on."""
+    back = time.time()
+    yield
+    over_s = time.time() - back
+    print(f"{what}: resumed after {works.resumed_s(back):.1f} s, over after {over_s:.1f} s")
+
+
+def test_a_purged_queue_loses_nothing(works: Plant) -> None:
+    """While busy, every message that waits is removed; the registry publishes them again."""
+    begun = works.begin(*WORK)
+    for _ in range(3):
+        works.busy(1)
+        assert eventually(works.purge, what="messages to purge")
+    with measured(works, "purged three times"):
+        works.came_right(begun)
+
+
+@on_redis
+def test_a_broker_that_is_restarted_without_its_messages_loses_nothing(works: Plant) -> None:
+    """Redis keeps nothing on disk: the queues are gone, and what workers had not acknowledged."""
+    assert isinstance(works.broker, RedisBroker)
+    begun = works.begin(*WORK)
+    works.busy()
+    works.broker.restart()
+    with measured(works, "restarted empty"):
+        works.came_right(begun)
+
+
+def test_connections_that_the_server_ends_cost_nothing(works: Plant) -> None:
+    """While busy, from the server's side, twice: what was in hand is not run again."""
+    begun = []
+    for _ in range(2):
+        begun += works.begin(*WORK)
+        works.busy()
+        works.broker.drop_connections()
+        assert not all(result.ready() for _, result in begun)
+    with measured(works, "connections ended"):
+        works.came_right(begun)
+
+
+@on_rabbitmq
+@pytest.mark.parametrize("how", ["away", "silent"])
+def test_a_broker_out_of_reach_while_busy_costs_time_and_nothing_else(
+    works: Plant, how: str
+) -> None:
+    """For five seconds: workers wait and go on."""
+    begun = works.begin(*WORK)
+    works.busy()
+    proxy = works.broker.proxy
+    (proxy.go_away if how == "away" else proxy.fall_silent)()
+    time.sleep(AWAY_S)  # the outage itself
+    (proxy.come_back if how == "away" else proxy.speak_again)()
+    with measured(works, f"{how} for {AWAY_S} s"):
+        works.came_right(begun)
+
+
+@pytest.mark.parametrize("how", ["away", "silent"])
+def test_what_is_injected_meanwhile_starts_when_the_broker_is_back(works: Plant, how: str) -> None:
+    """The call returns within seconds, the conversation is in the registry, and runs later."""
+    works.came_right(works.begin(polishing(1)))  # this process has a connection
+    proxy = works.broker.proxy
+    (proxy.go_away if how == "away" else proxy.fall_silent)()
+    try:
+        start = time.monotonic()
+        begun = works.begin(polishing(2))
+        took_s = time.monotonic() - start
+        [(_, result)] = begun
+        assert works.deployment.conversation(result.id).status == "running"
+    finally:
+        (proxy.come_back if how == "away" else proxy.speak_again)()
+    assert took_s < INJECTION_S
+    print(f"{how}: the injection took {took_s:.1f} s")
+    with measured(works, "injected meanwhile"):
+        works.came_right(begun)
+
+
+@pytest.mark.rabbitmq
+def test_a_message_that_the_broker_refuses_stays_in_the_outbox(
+    rabbit: Rabbit, deployment_url: Callable[[], str], tmp_path: Path
+) -> None:
+    """Somebody declared the queue otherwise: nothing is published until that is put right."""
+    with rabbit.virtual_host() as url:
+        organism = on_broker(ORGANISMS / "works" / "organism.yaml", url, tmp_path)
+        app = tasks.create_app(organism, redis_url=deployment_url())
+        runtime = tasks.runtime_of(app)
+        with app.connection_for_write() as connection:
+            strange = Queue("lobby", max_priority=3)(connection.default_channel)
+            strange.declare()
+            result = tasks.inject(app, "lobby", {"name": "bolt"})
+            assert strange.queue_declare(passive=True).message_count == 0
+            found = runtime.backend.conversation(result.id)
+            assert found is not None
+            assert found.status == "running"
+            strange.delete()
+        eventually(lambda: sweep(runtime, Publisher(app, runtime)), what="published by the sweep")
+        with app.connection_for_write() as connection:
+            lobby = app.amqp.queues["lobby"](connection.default_channel)
+            assert lobby.queue_declare(passive=True).message_count == 1
+        close_app(app)
+
+
+@pytest.mark.both_brokers
+def test_messages_are_served_by_priority(strict: Deployment) -> None:
+    """depth-first: also those of another app that declares the queue as the organism does.
+
+    RabbitMQ serves high numbers first, Redis low ones. The rate limit keeps the runs apart.
+    """
+    control = strict.app.control
+    assert control.cancel_consumer("errands", reply=True, limit=1)
+    app = plain_app(strict)
+    sent = {
+        app.send_task("errand", [{}], queue="errands", priority=priority).id: priority
+        for priority in (5, 0, 9)
+    }
+    assert control.add_consumer("errands", reply=True, limit=1)
+    served = eventually(
+        lambda: (
+            (runs := [r for r in strict.records() if r["message"] in sent])
+            and len(runs) == len(sent)
+            and runs
+        )
+    )
+    high_first = "amqp" in str(strict.app.conf.broker_url)
+    assert [sent[run["message"]] for run in served] == sorted(sent.values(), reverse=high_first)
+    close_app(app)

@@ -1,0 +1,228 @@
+"""Workers and a broker as plain data: every step of a delivery's way is a call of its own.
+
+What `tasks` does in one go with Celery, in the same order, can be stopped here between any two
+effects, doubled, delayed or lost: so a test may interleave it as it likes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from primitives import SystemCall
+from routing import Organism
+from routing.actions import Actions, Retry, read_return
+from routing.backends import SharedBackend
+from routing.envelope import build_envelope
+from routing.faults import timeout_fault
+from routing.intake import receive
+from routing.markup import canonical
+from routing.outgoing import content_of
+from routing.planner import open_conversation, plan
+from routing.records import (
+    Begun,
+    Committed,
+    Delivery,
+    Ending,
+    Fenced,
+    Frame,
+    Publication,
+    Release,
+    Transition,
+    Wait,
+)
+from routing.results import StoredResults
+from tests.stories import LONG_MS
+
+_SILENT = canonical(content_of(timeout_fault()).element)
+
+
+@dataclass(eq=False)
+class Run:
+    """A handler that runs, or a hand-over of a conversation's value."""
+
+    owner: str
+    lease_ms: int
+    work: Frame | Release
+    conversation: str
+
+
+@dataclass
+class Plant:
+    """Everything outside the registry."""
+
+    backend: SharedBackend
+    organism: Organism
+    #: messages in the broker
+    broker: list[Publication] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    #: committed, and not published yet
+    hands: list[Sequence[Publication]] = field(default_factory=list)
+    #: published, and not said so yet
+    unsaid: list[Publication] = field(default_factory=list)
+    #: by delivery: how many commits settled it
+    settled: Counter[str] = field(default_factory=Counter)
+    #: by delivery: its newest attempt, the only one that may settle it
+    newest: Counter[str] = field(default_factory=Counter)
+    #: by conversation: what whoever injected it was told
+    told: dict[str, list[Ending]] = field(default_factory=lambda: defaultdict(list))
+    _numbers: Any = field(default_factory=itertools.count)
+
+    def new_id(self) -> str:
+        return f"id{next(self._numbers)}"
+
+    # --- what a worker does, step by step -----------------------------------------------
+
+    def inject(self, conversation: str, to: str, payload: Any) -> None:
+        """Open a conversation; its first message is in hand."""
+        opening = open_conversation(
+            conversation,
+            self.organism.listeners[to],
+            content_of(payload),
+            from_id="console",
+            root_thread=self.new_id(),
+            new_id=self.new_id,
+            canvas="{}",
+        )
+        publication = self.backend.open(opening)
+        assert publication is not None
+        self.hands.append([publication])
+
+    def begin(self, message: Publication, *, lease_ms: int) -> Run | None:
+        """A worker gets a message, and says what it has published before."""
+        owner = self.new_id()
+        published: dict[str, list[str]] = defaultdict(list)
+        for each in self.unsaid:
+            published[each.conversation] += [each.id, *([""] if each.canvas is not None else [])]
+        self.unsaid = []
+        begun = self.backend.begin(
+            message.conversation, message.id, owner=owner, lease_ms=lease_ms, published=published
+        )
+        if not isinstance(begun, Begun | Release):
+            return None
+        work = begun.frame if isinstance(begun, Begun) else begun
+        if isinstance(work, Frame):
+            assert work.attempt > self.newest[work.delivery.id], "an attempt was granted twice"
+            self.newest[work.delivery.id] = work.attempt
+        run = Run(owner, lease_ms, work, message.conversation)
+        self.runs.append(run)
+        return run
+
+    def finish(self, run: Run, *, answer_lost: bool = False) -> None:
+        """The handler returns, and what it wants is committed; or the value is handed over.
+
+        `answer_lost`: the registry did commit, and has to be asked again.
+        """
+        self.runs.remove(run)
+        if isinstance(run.work, Release):
+            self.told[run.conversation].append(run.work.ending)
+            self.backend.released(run.conversation)
+            return
+        frame = run.work
+        actions = self._run_handler(frame)
+        if isinstance(actions, Retry):
+            self.backend.retry(
+                frame.conversation, frame.delivery.id,
+                attempt=frame.attempt, delay_ms=0, reason=actions.note,
+            )  # fmt: skip
+            return
+        committed = self._commit(actions, frame, answer_lost=answer_lost)
+        if committed is None:
+            return
+        newest = frame.attempt == self.newest[frame.delivery.id]
+        assert newest or committed.adopted, "a run that was taken over has settled a delivery"
+        self.settled[frame.delivery.id] += not committed.adopted
+        resume = [committed.resume] if committed.resume else []
+        self.hands.append([*committed.publications, *resume])
+
+    def _run_handler(self, frame: Frame) -> Actions | Retry:
+        listener = self.organism.listeners[frame.delivery.to]
+        payload = receive(frame.delivery, listener, self.organism)
+        stored = StoredResults(self.backend, frame.conversation)
+        if listener.system:
+            return read_return(listener.handler(payload, SystemCall(frame, self.organism, stored)))
+        returned = listener.handler(payload, frame, stored)
+        return returned if isinstance(returned, Retry) else read_return(returned)
+
+    def _commit(self, actions: Actions, frame: Frame, *, answer_lost: bool) -> Committed | None:
+        while True:
+            transition = plan(actions, frame, self.organism, new_id=self.new_id)
+            result = self.backend.commit(transition)
+            if isinstance(result, Fenced):
+                return None
+            if isinstance(result, Committed):
+                return self._again(result, transition) if answer_lost else result
+            assert not result.over_limit
+            assert not result.label_taken
+            children = {**frame.children, **result.children}
+            frame = replace(frame, deliveries=result.deliveries, children=children)
+
+    def _again(self, before: Committed, transition: Transition) -> Committed:
+        again = self.backend.commit(transition)
+        assert isinstance(again, Committed)
+        assert again.adopted
+        assert set(again.publications) <= set(before.publications)
+        return replace(again, adopted=before.adopted)
+
+    def publish(self, hand: Sequence[Publication]) -> None:
+        """Everything that a commit created reaches the broker; that is said later, or never."""
+        self.hands.remove(hand)
+        self.broker += hand
+        self.unsaid += hand
+
+    def lose(self, run: Run) -> None:
+        """A pool process is lost while it runs this, and its main process says so."""
+        if isinstance(run.work, Release):
+            return
+        again = self.backend.abandon(
+            run.conversation, run.work.delivery.id, owner=run.owner, reason="lost"
+        )
+        if again is not None:
+            self.hands.append([again])
+
+    # --- what is done for all of them ---------------------------------------------------
+
+    def sweep(self) -> None:
+        """Late things are taken in hand, and messages that nobody began found again."""
+        # Sorted, for several of one millisecond or not make a history another one.
+        for due in sorted(self.backend.due(limit=1_000), key=lambda due: due.member):
+            late = self.backend.reclaim(due, retry_in_ms=0, silent_branch=_SILENT)
+            self.hands.append(list(late))
+        unbegun = self.backend.unbegun(older_than_ms=0, limit=1_000)
+        for due in sorted(unbegun, key=lambda due: due.member):
+            lost = self.backend.republish(due, older_than_ms=0)
+            if lost is not None:
+                self.broker.append(lost)
+
+    def answer(self, conversation: str, wait: Wait, payload: Any) -> None:
+        """Somebody gives a waiting thread its input."""
+        content = content_of(payload)
+        given = Delivery(
+            wait.id, wait.thread, "console", wait.listener, content.name, content.path,
+            build_envelope("console", wait.listener, wait.thread, content.element), wait.scope,
+        )  # fmt: skip
+        publication = self.backend.answer(conversation, wait.id, given)
+        if publication is not None:
+            self.hands.append([publication])
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs, nothing is on its way, and the registry waits for nothing."""
+        stats = self.backend.stats()
+        busy = self.runs or self.hands or self.broker or stats["due"] or stats["sent"]
+        return not busy
+
+    def drain(self) -> None:
+        """Work until nothing is left to do."""
+        for run in list(self.runs):
+            self.finish(run)
+        for hand in list(self.hands):
+            self.publish(hand)
+        while self.broker:
+            run = self.begin(self.broker.pop(), lease_ms=LONG_MS)
+            if run is not None:
+                self.finish(run, answer_lost=next(self._numbers) % 3 == 0)
+        self.sweep()
