@@ -101,29 +101,27 @@ def read_results(app: Celery, conversation_id: str, value: Any) -> Iterator[Buff
 def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -> bool:
     """Give a waiting thread its input; False if it was given before.
 
-    Raises UnknownConversationError, or InvalidEnvelopeError for a payload that breaks the
-    contract of the listener that waits.
+    False also for a wait that never was. Raises UnknownConversationError, or
+    InvalidEnvelopeError for a payload that breaks the contract of the listener that waits.
     """
     runtime = runtime_of(app)
-    waits = (
-        entry.detail
-        for entry in runtime.backend.log(conversation_id, limit=runtime.organism.max_deliveries)
-        if entry.event == "waiting"
-    )
-    wait = next((w for w in waits if w["id"] == wait_id), None)
+    waits = runtime.backend.waits(conversation_id)
+    wait = next((wait for wait in waits if wait.id == wait_id), None)
     if wait is None:
-        raise UnknownConversationError(conversation_id)
-    listener = runtime.organism.listeners[wait["to"]]
+        if runtime.backend.conversation(conversation_id) is None:
+            raise UnknownConversationError(conversation_id)
+        return False
+    listener = runtime.organism.listeners[wait.listener]
     content = _admitted(payload, listener, app).content
     delivery = Delivery(
         id=wait_id,
-        thread=wait["thread"],
+        thread=wait.thread,
         from_id=EXTERNAL,
         to=listener.name,
         payload_name=content.name,
         payload_path=content.path,
-        envelope=build_envelope(EXTERNAL, listener.name, wait["thread"], content.element),
-        scope=tuple(wait["scope"]),
+        envelope=build_envelope(EXTERNAL, listener.name, wait.thread, content.element),
+        scope=wait.scope,
     )
     publication: Publication | None = runtime.backend.answer(conversation_id, wait_id, delivery)
     if publication is None:

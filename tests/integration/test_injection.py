@@ -195,8 +195,9 @@ class TestWaiting:
         result, wait = self._waiting(desk)
         with pytest.raises(InvalidEnvelopeError):
             tasks.answer_wait(desk.app, result.id, wait, {"wrong": 1})
+        assert not tasks.answer_wait(desk.app, result.id, str(uuid.uuid4()), {"text": "x"})
         with pytest.raises(UnknownConversationError):
-            tasks.answer_wait(desk.app, result.id, str(uuid.uuid4()), {"text": "x"})
+            tasks.answer_wait(desk.app, str(uuid.uuid4()), wait, {"text": "x"})
         assert desk.conversation(result.id).status == "waiting"
         assert tasks.answer_wait(desk.app, result.id, wait, "<Text><text>right</text></Text>")
         assert result.get(timeout=WAIT_S)["payload"] == {"text": "right"}
