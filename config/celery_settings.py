@@ -51,16 +51,9 @@ DEFAULTS: Mapping[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Only the injected task has a result, and whoever injected it reads it within a day.
     "result_expires": 86_400,
-    # A publisher gives up after some seconds, whether it is a worker or somebody's web request:
-    # what it has not published stays in the outbox, and the sweep publishes it.
+    # A publisher gives up within seconds, whether it is a worker or somebody's web request: what
+    # it has not published stays in the outbox, and the sweep publishes it.
     "broker_connection_timeout": 2.0,
-    "task_publish_retry": True,
-    "task_publish_retry_policy": {
-        "max_retries": 3,
-        "interval_start": 0,
-        "interval_step": 0.2,
-        "interval_max": 0.5,
-    },
     # Results lie on Redis whatever the broker is. Celery's 120 s would keep a process that long
     # at a server that is silent; the result is then stored once more, on a new connection.
     "redis_socket_timeout": 5.0,
@@ -72,6 +65,8 @@ DEFAULTS: Mapping[str, Any] = {
 _SILENCE_S = 5
 
 ON_REDIS: Mapping[str, Any] = {
+    # redis-py replaces a connection that has broken by itself.
+    "task_publish_retry_policy": {"max_retries": 0},
     "broker_transport_options": {
         # Seconds after which Redis hands an unacknowledged message out again. The registry
         # recovers lost deliveries within seconds, so this is but a last resort; a lower value
@@ -90,6 +85,8 @@ ON_RABBITMQ: Mapping[str, Any] = {
     # Seconds. A worker's connections that were silent for twice as long are opened anew, and
     # RabbitMQ does the same on its side. It advises against less: a busy machine is not a dead one.
     "broker_heartbeat": 5,
+    # Once, at once, on a new connection: the one at hand may have broken since it was last used.
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0},
     "broker_transport_options": {
         # AMQP says nothing to a publisher: a message for a connection that just broke, or one that
         # the broker refuses, would count as published, and its outbox would be cleared.

@@ -31,7 +31,7 @@ from config import (
 from config.celery_settings import celery_settings, registry_url
 from config.startup import require_own_packages
 from routing import Organism
-from routing.backends import SharedBackend, connect
+from routing.backends import MANAGER_VARIABLE, SharedBackend, connect
 from service.embedded_redis import EmbeddedRedis
 
 DEFAULT_FILE = Path("organism.yaml")
@@ -109,10 +109,25 @@ def needs_embedded_redis(config: OrganismConfig, environ: Mapping[str, str]) -> 
 
 def embedded_redis(config: OrganismConfig) -> EmbeddedRedis:
     """The organism's own Redis, not started."""
+    return EmbeddedRedis(_own_directory(config))
+
+
+def manager_door(config: OrganismConfig, environ: Mapping[str, str]) -> Path:
+    """Where the manager of an organism is found: the named one, or the one of its own."""
+    named = environ.get(MANAGER_VARIABLE)
+    return Path(named) if named else _own_directory(config) / "manager"
+
+
+def needs_own_manager(config: OrganismConfig, environ: Mapping[str, str]) -> bool:
+    """Whether the organism's registry is a manager's, and the environment names none."""
+    return config.organism.backend.type == "manager" and not environ.get(MANAGER_VARIABLE)
+
+
+def _own_directory(config: OrganismConfig) -> Path:
     file = Path(config.source).resolve()
     place = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
     name = plain_name(config.organism.name)
-    return EmbeddedRedis(user_state_path("threadloom") / f"{name}-{place}")
+    return user_state_path("threadloom") / f"{name}-{place}"
 
 
 def plain_name(name: str) -> str:
@@ -146,11 +161,32 @@ def running_redis_url(config: OrganismConfig, environ: Mapping[str, str]) -> str
 def running_app(file: Path, environ: Mapping[str, str]) -> Celery:
     """The Celery app of an organism that runs. Raises ConfigurationError, NotRunningError."""
     config, organism = tasks.load_organism(file, environ=environ)
-    return tasks.assemble(config, organism, redis_url=running_redis_url(config, environ))
+    url = running_redis_url(config, environ)
+    backend = _running_backend(config, url, environ)
+    return tasks.assemble(config, organism, redis_url=url, backend=backend)
 
 
 def running_registry(file: Path, environ: Mapping[str, str]) -> SharedBackend:
     """The registry of an organism that runs. Raises ConfigurationError, NotRunningError."""
     config = load(file, environ=environ)
-    url = running_redis_url(config, environ)
-    return connect(config, url=registry_url(config, redis_url=url))
+    return _running_backend(config, running_redis_url(config, environ), environ)
+
+
+def _running_backend(
+    config: OrganismConfig, url: str | None, environ: Mapping[str, str]
+) -> SharedBackend:
+    door = manager_door(config, environ)
+    if needs_own_manager(config, environ) and not door.exists():
+        raise NotRunningError(config.organism.name, config.source)
+    return backend_of(config, url, environ)
+
+
+def backend_of(
+    config: OrganismConfig, url: str | None, environ: Mapping[str, str]
+) -> SharedBackend:
+    """The organism's registry, on the Redis `url` or behind its manager's door."""
+    return connect(
+        config,
+        url=registry_url(config, redis_url=url),
+        environ={**environ, MANAGER_VARIABLE: str(manager_door(config, environ))},
+    )

@@ -59,7 +59,11 @@ def inject_many(
     from_id: str = EXTERNAL,
     ids: Iterable[str | None] | None = None,
 ) -> list[AsyncResult[Any]]:
-    """Start one conversation per payload; all payloads are checked before the first starts."""
+    """Start one conversation per payload; all payloads are checked before the first starts.
+
+    Takes as long as the broker takes to confirm; while it does not answer, one try of a few
+    seconds for all of them: the sweep publishes the rest when it is back.
+    """
     runtime = runtime_of(app)
     listener = runtime.organism.listeners.get(to)
     if listener is None:
@@ -68,6 +72,7 @@ def inject_many(
     admitted = [_admitted(payload, listener, app) for payload in payloads]
     names = [name or new_id() for name in (ids if ids is not None else [None] * len(admitted))]
     publisher = Publisher(app, runtime)
+    reachable = True
     results = []
     for name, (content, repairs) in zip(names, admitted, strict=True):
         opening = open_conversation(
@@ -80,8 +85,8 @@ def inject_many(
             repairs=repairs,
         )
         publication = runtime.backend.open(opening)
-        if publication is not None:
-            publisher.publish([publication._replace(canvas="")])
+        if publication is not None and reachable:
+            reachable = bool(publisher.publish([publication._replace(canvas="")]))
         results.append(app.AsyncResult(name))
     return results
 

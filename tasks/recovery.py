@@ -92,11 +92,14 @@ class RecoveryStep(bootsteps.StartStopStep):
 
         Leases ran out while nobody could renew them; those who hold them come first.
         """
-        if self._away:
-            runtime.backend.due(limit=1)  # raises as long as it is away
+        lease_s = runtime.lease_ms / 1000
+        asked = time.monotonic()
+        runtime.backend.due(limit=1)  # raises as long as it is away
+        answered = time.monotonic()
+        if self._away or answered - asked > lease_s / 2:
             self._away = False
-            self._rest_until = time.monotonic() + runtime.lease_ms / 1000
-        return time.monotonic() < self._rest_until
+            self._rest_until = answered + lease_s
+        return answered < self._rest_until
 
 
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
@@ -107,7 +110,10 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
         publications = runtime.backend.reclaim(due, retry_in_ms=RETRY_IN_MS, silent_branch=silent)
         if publications:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
-            published += publisher.publish(publications)
+            taken = publisher.publish(publications)
+            published += taken
+            if taken < len(publications):
+                break  # each further try would hold the worker up for as long as this one
     return published
 
 
@@ -159,5 +165,7 @@ def _republish(
         publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
         if publication is not None and publisher.queue_of(publication) in queues:
             logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
-            published += publisher.publish([publication])
+            if not publisher.publish([publication]):
+                break
+            published += 1
     return published

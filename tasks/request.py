@@ -69,6 +69,12 @@ def _is_task_body(body: object) -> bool:
 class DeliveryRequest(Request):
     """A Celery request that gives its delivery's lease up when its process is lost."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What a lost connection may raise where a message of its is acknowledged. With kombu 5.7
+        # on Redis that is this one too, and one that is not in the list ends the worker.
+        self._connection_errors = (*self._connection_errors, AttributeError)
+
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:

@@ -44,7 +44,10 @@ def main(
     limit: Annotated[int, typer.Option(min=0, help="Measure only so many files; 0: all.")] = 0,
     root: Annotated[
         Path,
-        typer.Option(help="Folder to take the census of.", exists=True, file_okay=False),
+        # Absolute, for the worker has a working directory of its own.
+        typer.Option(
+            help="Folder to take the census of.", exists=True, file_okay=False, resolve_path=True
+        ),
     ] = Path(sysconfig.get_path("stdlib")),  # noqa: B008
 ) -> None:
     """Take the census of a folder of Python files, by default of the standard library."""
@@ -84,11 +87,16 @@ def take_census(deployment: Deployment, census: Census, console: Console) -> tup
     result = tasks.inject(deployment.app, DIRECTOR, census)
     backend = tasks.runtime_of(deployment.app).backend
     watch = Watch(backend, result.id)
-    with display(console) as shown:
-        while (value := _value(result)) is None:
-            deployment.check()
+    try:
+        with display(console) as shown:
+            while (value := _value(result)) is None:
+                deployment.check()
+                shown.update(watch.look())
             shown.update(watch.look())
-        shown.update(watch.look())
+    finally:
+        # A traceback may keep the result until its connections are closed; it would use them.
+        result.backend.remove_pending_result(result)
+        result.backend = None
     conversation = backend.conversation(result.id)
     report: Report = payload_type(Report).from_json(value["payload"])
     return report, conversation.deliveries if conversation else 0

@@ -24,6 +24,8 @@ PROJECT = Path(__file__).parent.parent.parent
 #: seconds that running handlers get to finish
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 15
+#: settings of the user's other deployments
+_LEADS_ELSEWHERE = ("CELERY_", "THREADLOOM_")
 
 
 class WorkerEndedError(Exception):
@@ -57,9 +59,12 @@ class Deployment:
 def deployed(directory: Path, *, processes: int) -> Iterator[Deployment]:
     """Run the organism with so many pool processes, its files in `directory`, for the body.
 
-    Call it from the main thread. Raises EmbeddedRedisError, RedisServerNotFoundError or
+    Call it from the main thread of a process that is there for this run: it forgets what its
+    environment says about other deployments. Raises EmbeddedRedisError, RedisServerNotFoundError or
     ConfigurationError.
     """
+    for name in [name for name in os.environ if name.startswith(_LEADS_ELSEWHERE)]:
+        del os.environ[name]  # Celery obeys these even against what an app is created with
     with EmbeddedRedis(directory / "redis", persistent=False) as server:
         app = tasks.create_app(ORGANISM, redis_url=server.url())
         try:
@@ -93,14 +98,9 @@ def _worker(redis_url: str, log: Path, processes: int) -> Iterator[subprocess.Po
 
 
 def _environment(redis_url: str) -> dict[str, str]:
-    """This process' environment, without what would lead the worker elsewhere."""
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CELERY_", "THREADLOOM_"))
-    }
+    """This process' environment, and where the organism and its Redis are."""
     return {
-        **ours,
+        **os.environ,
         tasks.application.ORGANISM_VARIABLE: str(ORGANISM),
         tasks.application.REDIS_VARIABLE: redis_url,
     }

@@ -71,7 +71,7 @@ def direct(message: Message, meta: HandlerMetadata) -> HandlerResponse:
 def tally_of(complete: BufferComplete, files: Files) -> Tally:
     """What the buffer collected, with the paths of the items that failed."""
     measurements: list[Measurement] = []
-    failures: list[Failure] = []
+    failures = list(files.unnameable)
     for index, success, content in _items(complete):
         if success:
             measurements.append(_from_xml(Measurement, content))

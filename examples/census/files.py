@@ -10,26 +10,39 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from examples.census.messages import Census, Files
+from examples.census.messages import Census, Failure, Files
 from routing import HandlerMetadata, HandlerResponse
 
 LEFT_OUT = frozenset({"site-packages", "dist-packages", "idlelib", "turtledemo", "__pycache__"})
 TEST_SUITES = frozenset({"test", "tests"})
 #: patterns of paths in test suites that are counted all the same
 STRANGE_FILES = ("test/bad*.py", "test/tokenizedata/*.py", "lib2to3/tests/data/*.py")
+#: what XML has no way to write: control characters, and bytes of names that are no UTF-8
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def list_files(message: Census, _meta: HandlerMetadata) -> HandlerResponse:
     """Reply with the files to count. A root that cannot be read raises."""
     paths = tuple(python_files(Path(message.root)))
     chosen = spread(paths, message.limit) if message.limit else paths
+    names = [path.as_posix() for path in chosen]
     return HandlerResponse.respond(
-        Files(message.root, platform.python_version(), [path.as_posix() for path in chosen])
+        Files(
+            message.root,
+            platform.python_version(),
+            [name for name in names if not _NO_XML.search(name)],
+            [_unnameable(name) for name in names if _NO_XML.search(name)],
+        )
     )
+
+
+def _unnameable(name: str) -> Failure:
+    return Failure(repr(name)[1:-1], "its name has characters that XML cannot write")
 
 
 def python_files(root: Path) -> Iterator[Path]:

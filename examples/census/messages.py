@@ -18,16 +18,6 @@ class Census:
 
 @payload
 @dataclass
-class Files:
-    """The files that are counted: paths below `root`, in order, separated by slashes."""
-
-    root: str
-    python_version: str
-    paths: list[str]
-
-
-@payload
-@dataclass
 class SourceFile:
     """One file to measure: `path` below `root`."""
 
@@ -71,6 +61,18 @@ class Failure:
 
     path: str
     reason: str
+
+
+@payload
+@dataclass
+class Files:
+    """The files that are counted: paths below `root`, in order, separated by slashes."""
+
+    root: str
+    python_version: str
+    paths: list[str]
+    #: files whose paths no message can hold, and so nobody can be asked to measure
+    unnameable: list[Failure] = field(default_factory=list)
 
 
 @payload

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from routing.backends import SharedBackend
-from routing.records import JoinState
+from routing.records import JoinKind, JoinState
 
 #: log entries within which the first item of the buffer stands
 _FIRST_ENTRIES = 20
@@ -35,7 +35,9 @@ class Watch:
         """The buffer with its counts, or None before it was started."""
         if self._join is None:
             self._join = self._find()
-        return self._backend.join(self._conversation, self._join) if self._join else None
+        state = self._backend.join(self._conversation, self._join) if self._join else None
+        # Nothing is inside of a buffer without items: what is found then is the sequence.
+        return state if state and state.join.kind is JoinKind.BUFFER else None
 
     def _find(self) -> str | None:
         """The first message that is inside of a join says which one it is."""

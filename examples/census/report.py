@@ -64,7 +64,7 @@ def _sections(ranking: Ranking) -> Iterable[etree._Element]:
     yield E.header(
         E.p(f"Python {ranking.python_version}", {"class": "kicker"}),
         E.h1("Census of the standard library"),
-        E.p({"class": "root"}, E.code(ranking.root.replace(str(Path.home()), "~", 1))),
+        E.p({"class": "root"}, E.code(_from_home(Path(ranking.root)))),
     )
     yield _tiles(ranking.totals, len(ranking.failures))
     yield _figure(
@@ -83,6 +83,11 @@ def _sections(ranking: Ranking) -> Iterable[etree._Element]:
     yield E.div({"class": "columns"}, *_rankings(ranking))
     yield _failures(ranking.failures)
     yield E.footer(E.p(_METHOD))
+
+
+def _from_home(folder: Path) -> str:
+    home = Path.home()
+    return str("~" / folder.relative_to(home)) if folder.is_relative_to(home) else str(folder)
 
 
 def _tiles(totals: Totals, failed: int) -> etree._Element:
@@ -184,6 +189,9 @@ def _failures(failures: Sequence[Failure]) -> etree._Element:
     return E.section(
         {"class": "failures"},
         E.h2("Files that failed"),
-        E.p("They do not decode or parse; the rest of the census is complete.", {"class": "unit"}),
+        E.p(
+            "They cannot be read, decoded or parsed; the rest of the census is complete.",
+            {"class": "unit"},
+        ),
         E.table(E.tbody(*rows)),
     )

@@ -45,6 +45,8 @@ class Door:
 
     address: str
     key: bytes
+    #: the manager's process
+    pid: int = 0
 
     @classmethod
     def read(cls, file: Path) -> Door:
@@ -60,7 +62,7 @@ class Door:
             content = opened.read()
         try:
             fields = json.loads(content)
-            return cls(str(fields["address"]), bytes.fromhex(fields["key"]))
+            return cls(str(fields["address"]), bytes.fromhex(fields["key"]), int(fields["pid"]))
         except (ValueError, TypeError, KeyError) as exc:
             raise ValueError(f"{file} is not a manager's: {exc!r}") from exc
 
@@ -69,7 +71,8 @@ class Door:
         draft = file.with_name(f"{file.name}.{os.getpid()}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w") as opened:
-            json.dump({"address": self.address, "key": self.key.hex()}, opened)
+            fields = {"address": self.address, "key": self.key.hex(), "pid": self.pid}
+            json.dump(fields, opened)
         draft.replace(file)
 
 

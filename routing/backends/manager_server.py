@@ -60,7 +60,7 @@ def serve(file: Path) -> NoReturn:
         key = secrets.token_bytes(_KEY_BYTES)
         server = Manager(address, key).get_server()
         try:
-            Door(address, key).write(file)
+            Door(address, key, os.getpid()).write(file)
             server.serve_forever()
         finally:
             file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -24,18 +25,23 @@ from config import OrganismConfig
 from config.celery_settings import registry_url
 from config.secrets import masked
 from routing import Organism, PayloadDefinitionError
+from routing.backends import MANAGER_VARIABLE
 from service.commands.options import FAILED, INVALID, OrganismArgument
 from service.deployment import (
     DEFAULT_FILE,
     ORGANISM_VARIABLE,
     REDIS_VARIABLE,
+    backend_of,
     embedded_redis,
     examine,
+    manager_door,
     needs_embedded_redis,
+    needs_own_manager,
     plain_name,
 )
 from service.display import console, one_line, plain
 from service.embedded_redis import EmbeddedRedis
+from service.manager_process import ManagerProcess, ManagerTakenError
 from service.signals import SignalQueue
 from service.worker_process import WorkerProcess, told
 
@@ -76,7 +82,9 @@ def up(
         signals = stack.enter_context(SignalQueue(*_heard()))
         server = _own_redis(config, stack)
         url = server.url() if server else os.environ.get(REDIS_VARIABLE)
-        app = tasks.assemble(config, found, redis_url=url)
+        manager = _own_manager(config, stack)
+        backend = backend_of(config, url, os.environ)
+        app = tasks.assemble(config, found, redis_url=url, backend=backend)
         stack.callback(app.close)
         tasks.runtime_of(app).backend.stats()  # a Redis that is not there is told now
         worker = WorkerProcess(
@@ -85,14 +93,17 @@ def up(
                 **os.environ,
                 ORGANISM_VARIABLE: str(organism.resolve()),
                 **({REDIS_VARIABLE: url} if url else {}),
+                **({MANAGER_VARIABLE: str(manager.door)} if manager else {}),
             },
             log=sys.stderr,
             loglevel=loglevel.upper(),
             concurrency=concurrency,
         )
         stack.callback(worker.end)
-        console().print(_status(config, found, server, url))
-        status = _Watch(app, worker, server, signals).until_it_ends()
+        console().print(_status(config, found, server, url, manager))
+        served = {"Redis": server, "manager": manager}
+        pids = {name: process.pid for name, process in served.items() if process}
+        status = _Watch(app, worker, pids, signals).until_it_ends()
     raise typer.Exit(status)
 
 
@@ -117,8 +128,23 @@ def _own_redis(config: OrganismConfig, stack: ExitStack) -> EmbeddedRedis | None
     return server
 
 
+def _own_manager(config: OrganismConfig, stack: ExitStack) -> ManagerProcess | None:
+    if not needs_own_manager(config, os.environ):
+        return None
+    door = manager_door(config, os.environ)
+    try:
+        return stack.enter_context(ManagerProcess(door, log=sys.stderr))
+    except ManagerTakenError as exc:
+        _complain(f"{plain(config.organism.name)} is up already: {plain(str(exc))}")
+        raise typer.Exit(INVALID) from exc
+
+
 def _status(
-    config: OrganismConfig, organism: Organism, server: EmbeddedRedis | None, url: str | None
+    config: OrganismConfig,
+    organism: Organism,
+    server: EmbeddedRedis | None,
+    url: str | None,
+    manager: ManagerProcess | None,
 ) -> Table:
     own = [name for name, entry in organism.listeners.items() if not entry.system]
     if server:
@@ -130,6 +156,11 @@ def _status(
         "organism": Text.assemble((plain(organism.name), "bold"), f"  {plain(config.source)}"),
         "listeners": Text(one_line(", ".join(own) or "none but the system's", 1000)),
         "redis": Text(plain(redis)),
+        **(
+            {"manager": Text(plain(f"conversations in memory, door {manager.door}"))}
+            if manager
+            else {}
+        ),
         "send": Text(plain(f"threadloom send{option} {_example(organism, own)} --wait"), "cyan"),
         "look": Text(plain(f"threadloom threads{option}"), "cyan"),
         "stop": Text("Ctrl-C"),
@@ -159,18 +190,19 @@ class _Watch:
         self,
         app: Celery,
         worker: WorkerProcess,
-        server: EmbeddedRedis | None,
+        servers: Mapping[str, int],
         signals: SignalQueue,
     ) -> None:
         self._app = app
         self._worker = worker
-        self._server = server
+        #: what the worker cannot do without, and its process ids
+        self._servers = servers
         self._signals = signals
         self._out = console()
         # An organism may have switched off what tells us that the worker is ready.
         self._ready = not app.conf.worker_enable_remote_control
         self._pause_s = 0.0
-        self._redis_lost = False
+        self._lost = ""
 
     def until_it_ends(self) -> int:
         """Return the exit status of `up` once the worker has ended."""
@@ -180,11 +212,11 @@ class _Watch:
                 self._ask_ready()
             elif received != signal.SIGCHLD:
                 self._stop()
-            elif not self._redis_lost and self._redis_has_ended():
-                self._redis_lost = True
-                _complain("its Redis has ended; stopping")
+            elif not self._lost and (lost := self._lost_server()):
+                self._lost = lost
+                _complain(f"its {lost} has ended; stopping")
                 self._worker.request_stop()
-        if self._redis_lost:
+        if self._lost:
             return FAILED
         if self._worker.stops:
             self._out.print("stopped")
@@ -212,11 +244,10 @@ class _Watch:
         elif self._worker.stops == 2:
             self._out.print("ending them; their deliveries run again at the next start")
 
-    def _redis_has_ended(self) -> bool:
-        if self._server is None:
-            return False
+    def _lost_server(self) -> str:
         left = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._server.pid, left) is not None
+        ended = (n for n, pid in self._servers.items() if os.waitid(os.P_PID, pid, left))
+        return next(ended, "")
 
 
 def _complain(text: str) -> None:

@@ -126,6 +126,10 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        if self._away:  # looked at last: whatever is begun from here on, `cut` ends
+            writer.transport.abort()
+            server[1].transport.abort()
+            return
         await _Connection((reader, writer), server, self._losses, self._flowing).run(self._pumps)
 
 

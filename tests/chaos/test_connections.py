@@ -200,6 +200,7 @@ def test_a_server_out_of_reach_costs_time_and_nothing_else(
     for patient in (early, late):
         wires.came_out_right(patient.conversation, patient.plan)
         assert patient.runs() == 1, story(wires.site, patient.conversation)
+    assert wires.site.fleet.started == WORKERS, "no worker ended by it"
 
 
 @contextmanager
