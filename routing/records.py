@@ -247,7 +247,7 @@ class Release:
 class Skip:
     """Nothing to run here.
 
-    `reason`: settled, leased, cancelled, ended, held, waiting, or unknown.
+    `reason`: settled, leased, postponed, cancelled, ended, held, waiting, or unknown.
     """
 
     reason: str

@@ -309,7 +309,7 @@ class EmbeddedRedis:
             return
         elsewhere = Path(tempfile.mkdtemp(prefix="threadloom-redis-", dir="/tmp"), _SOCKET)
         (self.directory / _SOCKET_ELSEWHERE).write_bytes(os.fsencode(elsewhere))
-        _log.warning(
+        _log.info(
             "embedded_redis_socket_elsewhere socket=%s reason=path of %s is too long for one",
             elsewhere,
             self.directory,

@@ -69,7 +69,9 @@ def assemble(
     """Return the Celery app of an organism that was read and resolved before."""
     settings = celery_settings(config, redis_url=redis_url)
     if backend is None:
-        backend = connect(config, url=registry_url(config, redis_url=redis_url))
+        needed = config.organism.backend.type == "redis"
+        url = registry_url(config, redis_url=redis_url, required=needed)
+        backend = connect(config, url=url)
     app = Celery(organism.name, set_as_current=False)
     app.conf.update(settings)
     app.conf.task_queues = queues(organism, str(app.conf.task_default_queue))

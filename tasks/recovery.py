@@ -39,6 +39,9 @@ OVERTAKEN_BY_MS = 2_000
 RETRY_IN_MS = 10_000
 #: things taken in hand per sweep, so that the worker's timer stays responsive
 SWEEP_LIMIT = 200
+#: s after which a sweep takes nothing more in hand: with a broker that is connected and silent,
+#: each publishing holds the worker up for seconds
+SWEEP_BUDGET_S = 1.0
 #: sweeps between two looks at what has expired
 EXPIRE_EVERY = 30
 
@@ -106,14 +109,14 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
     """Take late things in hand and publish what comes of it; returns how many messages."""
     silent = canonical(content_of(timeout_fault()).element)
     published = republish_lost(runtime, publisher)
+    until = time.monotonic() + SWEEP_BUDGET_S
     for due in runtime.backend.due(limit=SWEEP_LIMIT):
         publications = runtime.backend.reclaim(due, retry_in_ms=RETRY_IN_MS, silent_branch=silent)
         if publications:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
-            taken = publisher.publish(publications)
-            published += taken
-            if taken < len(publications):
-                break  # each further try would hold the worker up for as long as this one
+            published += publisher.publish(publications)
+        if time.monotonic() > until:
+            break
     return published
 
 
@@ -161,11 +164,12 @@ def _republish(
 ) -> int:
     """Publish those again that are so old and belong to one of the queues; returns how many."""
     published = 0
+    until = time.monotonic() + SWEEP_BUDGET_S
     for due in unbegun:
         publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
         if publication is not None and publisher.queue_of(publication) in queues:
             logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
-            if not publisher.publish([publication]):
-                break
-            published += 1
+            published += publisher.publish([publication])
+        if time.monotonic() > until:
+            break
     return published

@@ -73,7 +73,7 @@ class DeliveryRequest(Request):
         super().__init__(*args, **kwargs)
         # What a lost connection may raise where a message of its is acknowledged. With kombu 5.7
         # on Redis that is this one too, and one that is not in the list ends the worker.
-        self._connection_errors = (*self._connection_errors, AttributeError)
+        self._connection_errors = (*self.connection_errors, AttributeError)
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False

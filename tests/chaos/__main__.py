@@ -53,7 +53,9 @@ def main(
             console.print(str(each), markup=False)
     if report.flaws or tell:
         console.print(report.story, markup=False)
-    if report.flaws:
+    for line in report.gave_up:
+        console.print(line, markup=False)
+    if report.flaws or report.gave_up:
         raise typer.Exit(1)
 
 
@@ -73,6 +75,8 @@ def table(report: Report) -> Table:
     for kind in (LOST, TWICE, WRONG, STUCK):
         count = sum(flaw.kind == kind for flaw in report.flaws)
         made.add_row(kind, str(count), style="red" if count else "green")
+    count = len(report.gave_up)
+    made.add_row("workers that gave up", str(count), style="red" if count else "green")
     made.add_section()
     made.add_row("resumptions measured", str(len(report.resumed)))
     made.add_row("median, s", f"{report.median_s:.2f}")

@@ -48,6 +48,8 @@ class Report:
     resumed: Sequence[Resumption]
     #: the longest time in which nothing of a conversation was done, outages included
     silence_s: float
+    #: why workers ended by themselves
+    gave_up: Sequence[str]
     #: the story of the first conversation with a flaw, else of the one that was silent longest
     story: str = ""
 
@@ -184,5 +186,18 @@ def _report(seed: int, site: Site, killer: Killer, workload: Workload) -> Report
         flaws=found,
         resumed=resumptions(site, killer.strikes),
         silence_s=silence_s,
+        gave_up=_gave_up(site),
         story=story(site, found[0].conversation if found else silent),
     )
+
+
+def _gave_up(site: Site) -> list[str]:
+    """What workers logged that ended without being told to.
+
+    One whose pool process was killed before it was up is meant to: there is a supervisor.
+    """
+    return [
+        line
+        for line in site.fleet.logs().splitlines()
+        if "Unrecoverable error" in line and "Could not start worker processes" not in line
+    ]

@@ -23,5 +23,6 @@ def test_nothing_is_lost_and_nothing_happens_twice(nursery: Nursery, tmp_path: P
     Console().print(table(report))
     suffered = "\n".join(map(str, report.flaws))
     assert not report.flaws, f"seed {SEED}\n{suffered}\n{report.story}"
+    assert not report.gave_up, f"seed {SEED}\n{report.gave_up}"
     assert report.sigkills, "nothing was killed"
     assert report.conversations, "nothing was begun"

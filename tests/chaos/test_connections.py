@@ -76,6 +76,10 @@ class Wires:
         self.begin(Plan("patient", {"gate": conversation}, {"gate": conversation}), conversation)
         return Patient(self.site, conversation)
 
+    def connections(self) -> int:
+        """How often a worker has connected to the broker."""
+        return self.site.fleet.logs().count("Connected to")
+
     def republished(self) -> int:
         """How many messages the sweep has missed and published again."""
         return self.site.fleet.logs().count("sweep.republished")
@@ -172,6 +176,21 @@ def test_a_lost_message_is_missed_although_its_queue_is_never_empty(wires: Wires
     for each in backlog:
         wires.came_out_right(each, others)
     wires.came_out_right(conversation, plan)
+
+
+def test_a_run_whose_connection_was_cut_ends_on_the_next_one(wires: Wires) -> None:
+    """The worker is connected again at once; what it acknowledges belongs to a lost connection."""
+    plan = PLANS["call"]
+    patients = [wires.admit() for _ in range(2)]
+    before = wires.connections()
+    wires.broker.cut()
+    eventually(lambda: wires.connections() >= before + WORKERS, what="connected again")
+    for patient in patients:
+        patient.leave()
+        wires.came_out_right(patient.conversation, patient.plan)
+        assert patient.runs() == 1, story(wires.site, patient.conversation)
+    wires.came_out_right(wires.begin(plan), plan)
+    assert wires.site.fleet.started == WORKERS, "no worker ended by it"
 
 
 @pytest.mark.parametrize("how", ["away", "silent"])

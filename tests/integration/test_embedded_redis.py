@@ -181,6 +181,7 @@ def test_a_directory_too_deep_for_a_socket_puts_it_elsewhere(
     """The socket moves to a private temporary directory, the log says so, a second process
     finds it there, and stopping removes it."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
+    caplog.set_level("INFO")
     with EmbeddedRedis(deep) as server:
         moved = server.socket_path
         assert moved.is_socket()

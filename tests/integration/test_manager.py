@@ -23,13 +23,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from config import ConfigurationError, OrganismConfig, RegistryUnavailableError, load_mapping
 from routing.backends import ManagerBackend, SharedBackend, connect
 from routing.backends.manager import Door, _connection
 from routing.backends.manager_server import METHODS, TAKEN
-from tests.harness import ROOT, WAIT_S
+from tests.harness import ROOT, WAIT_S, eventually
 from tests.managers import RunningManager, running_manager, start_manager
 from tests.stories import DONE, Story
 
@@ -195,6 +196,8 @@ def test_an_interrupted_call_leaves_no_answer_to_another(
 
     before = signal.signal(signal.SIGALRM, strike)
     manager.process.send_signal(signal.SIGSTOP)
+    server = psutil.Process(manager.process.pid)
+    eventually(lambda: server.status() == psutil.STATUS_STOPPED, what="the manager stands still")
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(TimeIsOver):

@@ -1,0 +1,92 @@
+"""What is left of conversations after their retention: nothing, in the registry or beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from benchmarks.soak import soak
+from primitives import BUFFER, SEQUENCE, BufferStart, SequenceStart
+from routing import XML, ConversationError
+from tests.desk import settled
+from tests.harness import ORGANISMS, WAIT_S, Deployment, eventually
+
+ADD = XML("<Add><a>1</a><b>2</b></Add>")
+#: s after which conversations and results may go
+_KEPT_S = 4
+
+
+def test_two_thousand_conversations_leave_nothing_in_the_registry(
+    redis_client: redis.Redis,
+) -> None:
+    """Of every kind, many of them unfinished: not a key more, and the memory of before.
+
+    `python -m benchmarks.soak` does it with 20 000.
+    """
+    found = soak(redis_client, 2_000, at_once=1_000)
+    assert found.peak.keys > found.before.keys + 500
+    assert found.after.keys == found.before.keys
+    assert found.is_clean, found
+
+
+@pytest.fixture
+def hasty(deployment_url: Callable[[], str], tmp_path: Path) -> Iterator[Deployment]:
+    """The desk, where everything may go after a few seconds."""
+    organism = tmp_path / "desk"
+    shutil.copytree(ORGANISMS / "desk", organism)
+    file = organism / "organism.yaml"
+    backend = f"  backend: {{redis_ttl: {_KEPT_S}}}\n"
+    results = f"    result_expires: {_KEPT_S}\n"
+    text = file.read_text().replace("  celery:\n", f"{backend}  celery:\n{results}", 1)
+    file.write_text(text)
+    deployment = Deployment(file, redis_url=deployment_url(), directory=tmp_path)
+    try:
+        deployment.start_worker(concurrency=2)
+        yield deployment
+    finally:
+        deployment.close()
+
+
+def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
+    """Neither results nor messages: what Celery and kombu keep is the same before and after."""
+    with redis.Redis.from_url(hasty.redis_url) as client:
+        run_some(hasty, 1)
+        before = eventually(lambda: left(hasty, client), what="nothing left of the first")
+        run_some(hasty, 10)
+        settled(hasty)
+        results = [key for key in client.scan_iter() if key.startswith(b"celery-task-meta-")]
+        assert results
+        assert all(0 < client.pttl(key) <= _KEPT_S * 1000 for key in results)
+        assert not client.exists("unacked", "unacked_index")
+        after = eventually(lambda: left(hasty, client), what="nothing left of the others")
+        assert after == before
+        assert not [key for key in after if key.startswith(b"tl:")]
+
+
+def run_some(deployment: Deployment, times: int) -> None:
+    """Calls, buffers, sequences, errors; of each the second half is never asked for its value."""
+    begun = []
+    for _ in range(times):
+        begun.append(deployment.inject("clerk", {"number": 1}))
+        begun.append(deployment.inject(BUFFER, BufferStart("calculator.add", [ADD] * 3)))
+        begun.append(deployment.inject(SEQUENCE, SequenceStart(["calculator.add"], ADD)))
+        begun.append(deployment.inject("raises", {"number": 1}))
+    for result in begun[: (len(begun) + 1) // 2]:
+        with contextlib.suppress(ConversationError):
+            result.get(timeout=WAIT_S)
+    for result in begun:
+        deployment.ended(result.id)
+
+
+def left(deployment: Deployment, client: redis.Redis) -> set[bytes]:
+    """The keys, once results and conversations are gone; empty before."""
+    deployment.backend.expire(limit=1_000)
+    keys = set(client.scan_iter())
+    kept = deployment.backend.stats()["conversations"]
+    results = any(key.startswith(b"celery-task-meta-") for key in keys)
+    return set() if kept or results else keys

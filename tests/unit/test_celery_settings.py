@@ -1,0 +1,106 @@
+"""The settings an organism runs with: per broker, the user's on top, and what nobody may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from config import ConfigurationError, OrganismConfig
+from config.celery_settings import FIXED, celery_settings, is_rabbitmq
+from config.loader import load_mapping
+
+REDIS_URL = "redis://registry:6380/1"
+AMQP_URL = "amqp://mq//"
+
+
+def organism(scheduling: str = "breadth-first", **celery: Any) -> OrganismConfig:
+    section = {"name": "o", "thread_scheduling": scheduling, "celery": celery}
+    return load_mapping({"organism": section, "listeners": []})
+
+
+def settings(scheduling: str = "breadth-first", **celery: Any) -> dict[str, Any]:
+    return celery_settings(organism(scheduling, **celery), redis_url=REDIS_URL)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://guest@mq//", True),
+        ("amqps://mq", True),
+        ("pyamqp://", True),
+        (["amqp://one", "amqp://two"], True),
+        ("amqp://one;amqp://two", True),
+        ("redis://mq/0", False),
+        ("rediss://mq", False),
+        ("redis+socket:///run/redis.sock", False),
+        ("sentinel://one;sentinel://two", False),
+    ],
+)
+def test_the_broker_is_told_by_its_url(url: Any, expected: bool) -> None:
+    """Celery's schemes; the first one counts where several are given."""
+    assert is_rabbitmq(url) is expected
+
+
+def test_registry_and_results_stay_on_redis() -> None:
+    """Whatever the broker is."""
+    on_redis, on_rabbitmq = settings(), settings(broker_url=AMQP_URL)
+    assert on_redis["broker_url"] == on_redis["result_backend"] == REDIS_URL
+    assert (on_rabbitmq["broker_url"], on_rabbitmq["result_backend"]) == (AMQP_URL, REDIS_URL)
+
+
+def test_each_broker_gets_its_own_options_and_no_others() -> None:
+    """RabbitMQ confirms; Redis has a visibility timeout; each gives a silent server up."""
+    redis = settings()["broker_transport_options"]
+    rabbitmq = settings(broker_url=AMQP_URL)["broker_transport_options"]
+    assert not redis.keys() & rabbitmq.keys()
+    assert rabbitmq["confirm_publish"] is True
+    assert 0 < redis["socket_timeout"] <= 10
+    assert 0 < rabbitmq["read_timeout"] <= 10
+
+
+def test_the_users_transport_options_are_merged() -> None:
+    """Theirs win, one by one; what they do not name stays."""
+    given = {"read_timeout": 60, "client_properties": {"connection_name": "desk"}}
+    found = settings(broker_url=AMQP_URL, broker_transport_options=given)
+    assert found["broker_transport_options"] == {
+        **settings(broker_url=AMQP_URL)["broker_transport_options"],
+        **given,
+    }
+
+
+def test_other_settings_of_the_user_win() -> None:
+    """As a whole."""
+    assert settings(broker_url=AMQP_URL, broker_heartbeat=30)["broker_heartbeat"] == 30
+    assert settings(worker_prefetch_multiplier=4)["worker_prefetch_multiplier"] == 4
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "url", "expected"),
+    [
+        ("depth-first", AMQP_URL, 9),
+        ("breadth-first", AMQP_URL, None),
+        ("depth-first", "redis://mq", None),
+    ],
+)
+def test_queues_have_priorities_only_where_they_are_needed(
+    scheduling: str, url: str, expected: int | None
+) -> None:
+    """With RabbitMQ and depth-first: everybody else would have to declare the queue like that."""
+    assert settings(scheduling, broker_url=url).get("task_queue_max_priority") == expected
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_delivery_stands_on_cannot_be_changed(name: str) -> None:
+    """The problem names the key; the same value may be said again."""
+    assert settings(**{name: FIXED[name]})[name] == FIXED[name]
+    with pytest.raises(ConfigurationError, match=name):
+        settings(**{name: "something else"})
+
+
+def test_a_broker_is_needed() -> None:
+    """And somewhere to put results."""
+    with pytest.raises(ConfigurationError, match="no Redis is named"):
+        celery_settings(organism(), redis_url=None)
+    with pytest.raises(ConfigurationError, match="result_backend"):
+        celery_settings(organism(broker_url=AMQP_URL), redis_url=None)
