@@ -69,9 +69,15 @@ ON_REDIS: Mapping[str, Any] = {
     "task_publish_retry_policy": {"max_retries": 0},
     "broker_transport_options": {
         # Seconds after which Redis hands an unacknowledged message out again. The registry
-        # recovers lost deliveries within seconds, so this is but a last resort; a lower value
-        # would redeliver what long handlers are still working on.
-        "visibility_timeout": 3_600,
+        # recovers what it knows within seconds; this is for a plain `send_task` whose worker
+        # died before it began. Celery's hour is for tasks that must not run twice: what is
+        # handed out again here, while its handler still works, is skipped.
+        "visibility_timeout": 60,
+        # Look for such messages every 5 s, not every 100, and not 300 s after a worker died
+        # looking.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 10,
         # Without these a publisher waits for ever for a server whose machine is gone …
         "socket_timeout": _SILENCE_S,
         "socket_connect_timeout": 5,
@@ -134,7 +140,17 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
 def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mapping[str, Any]:
     """What the kind of broker asks for."""
     if not is_rabbitmq(url):
-        return ON_REDIS
+        # Our own lists of what is unacknowledged: in shared ones our workers would hand out the
+        # messages of other apps' long tasks after our visibility timeout.
+        section = config.organism
+        prefix = f"{section.backend.redis_prefix}{section.name}:unacked"
+        own = {
+            "unacked_key": prefix,
+            "unacked_index_key": f"{prefix}_index",
+            "unacked_mutex_key": f"{prefix}_mutex",
+        }
+        options = {**ON_REDIS["broker_transport_options"], **own}
+        return {**ON_REDIS, "broker_transport_options": options}
     if config.organism.thread_scheduling != "depth-first":
         return ON_RABBITMQ
     # RabbitMQ knows priorities only in queues that were declared with them, and takes the same

@@ -62,7 +62,8 @@ def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
         results = [key for key in client.scan_iter() if key.startswith(b"celery-task-meta-")]
         assert results
         assert all(0 < client.pttl(key) <= _KEPT_S * 1000 for key in results)
-        assert not client.exists("unacked", "unacked_index")
+        # What stays for a moment is the lock under which workers look for what is unacknowledged.
+        assert {key[-6:] for key in client.scan_iter("*unacked*")} <= {b"_mutex"}
         after = eventually(lambda: left(hasty, client), what="nothing left of the others")
         assert after == before
         assert not [key for key in after if key.startswith(b"tl:")]
@@ -86,7 +87,7 @@ def run_some(deployment: Deployment, times: int) -> None:
 def left(deployment: Deployment, client: redis.Redis) -> set[bytes]:
     """The keys, once results and conversations are gone; empty before."""
     deployment.backend.expire(limit=1_000)
-    keys = set(client.scan_iter())
+    keys = {key for key in client.scan_iter() if not key.endswith(b"unacked_mutex")}
     kept = deployment.backend.stats()["conversations"]
     results = any(key.startswith(b"celery-task-meta-") for key in keys)
     return set() if kept or results else keys

@@ -59,6 +59,16 @@ def test_each_broker_gets_its_own_options_and_no_others() -> None:
     assert 0 < rabbitmq["read_timeout"] <= 10
 
 
+def test_our_workers_hand_out_again_only_what_was_ours() -> None:
+    """On a broker shared with other apps, whose tasks may run for longer than our time-out."""
+    keys = {
+        settings()["broker_transport_options"][name]
+        for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    }
+    assert len(keys) == 3
+    assert not keys & {"unacked", "unacked_index", "unacked_mutex"}
+
+
 def test_the_users_transport_options_are_merged() -> None:
     """Theirs win, one by one; what they do not name stays."""
     given = {"read_timeout": 60, "client_properties": {"connection_name": "desk"}}
