@@ -16,7 +16,7 @@ demo:  ## take the census of the Python standard library (sets everything up fir
 
 test:  ## run the tests, on a private Redis of their own
 	@sh .ci/venv test
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest $(or $(ARGS),-n 3 --dist loadfile)
 
 chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost or doubled
 	@sh .ci/venv test
