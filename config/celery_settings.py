@@ -45,6 +45,10 @@ DEFAULTS: Mapping[str, Any] = {
     # A worker may be started before its broker, and outlives a broker's restart.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # Nor does a broker that refuses something end it: RabbitMQ closes the channel of a worker that
+    # has not acknowledged for 30 minutes (`consumer_timeout`), which a long handler may take, and
+    # a Redis may be out of memory or a replica for a while.
+    "broker_channel_error_retry": True,
     # Celery's own ends the worker when the broker goes away in the middle of something.
     "worker_consumer": "tasks.consumer:PatientConsumer",
     # Handlers that run when a connection breaks go on: their commit does not need the broker.

@@ -32,11 +32,12 @@ SWEEP_S = 1.0
 #: a process that is killed does before it can be waited for; its own next look is 5 s later.
 POOL_LOOK_S = 0.5
 #: ms after which a message that nobody began is looked for in the broker
-LOST_AFTER_MS = 5_000
+LOST_AFTER_MS = 3_000
 #: ms by which a message was overtaken in its queue before that counts; clocks differ
 OVERTAKEN_BY_MS = 2_000
-#: ms after which a late thing that was taken in hand is late again
-RETRY_IN_MS = 10_000
+#: ms after which a late thing that was taken in hand is late again: a worker may die between
+#: taking it and publishing it, as after any commit, and it costs no more then
+RETRY_IN_MS = 3_000
 #: things taken in hand per sweep, so that the worker's timer stays responsive
 SWEEP_LIMIT = 200
 #: s after which a sweep takes nothing more in hand: with a broker that is connected and silent,

@@ -84,7 +84,7 @@ class Rabbit:
         password = self._parts.password or "guest"
         ways: list[Administration] = [_ManagementApi(self.address[0], self._user, password)]
         if self._parts.hostname in _LOCAL and shutil.which("rabbitmqctl"):
-            ways.insert(0, _Rabbitmqctl())
+            ways.insert(0, _Rabbitmqctl(self.address[1]))
         refusals = []
         for way in ways:
             try:
@@ -97,10 +97,18 @@ class Rabbit:
 
 
 class _Rabbitmqctl:
-    """RabbitMQ's own tool, which asks for the server's user or root."""
+    """RabbitMQ's own tool, which asks for the server's user or root.
+
+    It finds a server by its name and not by its port, so it is asked for that.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
 
     def answers(self) -> None:
-        self._run("list_vhosts")
+        listeners = json.loads(self._run("status", "--formatter", "json"))["listeners"]
+        if self._port not in [listener["port"] for listener in listeners]:
+            raise RabbitUnavailableError(f"rabbitmqctl: knows no server on port {self._port}")
 
     def add(self, virtual_host: str, user: str) -> None:
         self._run("add_vhost", virtual_host)
@@ -112,7 +120,7 @@ class _Rabbitmqctl:
     def close_connections(self, virtual_host: str) -> None:
         self._run("close_all_connections", "--vhost", virtual_host, "a test")
 
-    def _run(self, *words: str) -> None:
+    def _run(self, *words: str) -> str:
         try:
             done = subprocess.run(
                 ["rabbitmqctl", "--quiet", *words],
@@ -126,6 +134,7 @@ class _Rabbitmqctl:
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip()
             raise RabbitUnavailableError(f"rabbitmqctl {words[0]}: {said[:300]}")
+        return done.stdout
 
 
 class _ManagementApi:

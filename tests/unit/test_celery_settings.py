@@ -100,6 +100,14 @@ def test_queues_have_priorities_only_where_they_are_needed(
     assert settings(scheduling, broker_url=url).get("task_queue_max_priority") == expected
 
 
+@pytest.mark.parametrize("url", [REDIS_URL, AMQP_URL])
+def test_no_error_of_the_broker_ends_a_worker(url: str) -> None:
+    """Neither a lost connection nor a closed channel, and however long it takes."""
+    found = settings(broker_url=url)
+    assert found["broker_channel_error_retry"] is True
+    assert found["broker_connection_max_retries"] is None
+
+
 @pytest.mark.parametrize("name", FIXED)
 def test_what_delivery_stands_on_cannot_be_changed(name: str) -> None:
     """The problem names the key; the same value may be said again."""
