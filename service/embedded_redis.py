@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 #: a longer path off without a word.
 _MAX_SOCKET_PATH_BYTES = 103
 _STOP_TIMEOUT_S = 30.0
+#: an empty database costs nothing, and every deployment of a test run has one of its own
+DATABASES = 256
 _POLL_S = 0.02
 _LOG_TAIL_LINES = 12
 
@@ -256,7 +258,7 @@ class EmbeddedRedis:
             "dir": str(self.directory),
             "pidfile": str(self.directory / _PID),
             "logfile": str(self.directory / _LOG),
-            "databases": "16",
+            "databases": str(DATABASES),
             "save": "",
             "appendonly": "yes" if self._persistent else "no",
             "appendfsync": "everysec",

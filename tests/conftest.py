@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from service.embedded_redis import EmbeddedRedis
+from service.embedded_redis import DATABASES, EmbeddedRedis
 from service.redis_binary import RedisServerNotFoundError, find_redis_server
 
 _REDIS_DEFAULT_PORT = 6379
@@ -79,5 +79,5 @@ def redis_url(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> str:
 @pytest.fixture(scope="session")
 def deployment_url(redis_server: EmbeddedRedis) -> Callable[[], str]:
     """Gives each deployment of this run a database of its own, which nobody else empties."""
-    numbers = iter(range(1, 16))
+    numbers = iter(range(1, DATABASES))
     return lambda: redis_server.url(next(numbers))
