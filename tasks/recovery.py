@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Set
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import bootsteps
 
 from config import RegistryUnavailableError
 from routing.faults import timeout_fault
@@ -33,6 +33,8 @@ SWEEP_S = 1.0
 POOL_LOOK_S = 0.5
 #: ms after which a message that nobody began is looked for in the broker
 LOST_AFTER_MS = 3_000
+#: ms after which the worker that holds a message back says so: before anybody else looks for it
+VOUCH_AFTER_MS = LOST_AFTER_MS // 2
 #: ms by which a message was overtaken in its queue before that counts; clocks differ
 OVERTAKEN_BY_MS = 2_000
 #: ms after which a late thing that was taken in hand is late again: a worker may die between
@@ -68,7 +70,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
         self._entries = [
-            worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker.app, runtime, publisher)),
+            worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker, runtime, publisher)),
             worker.timer.call_repeatedly(POOL_LOOK_S, worker.pool.maintain_pool),
         ]
 
@@ -79,11 +81,12 @@ class RecoveryStep(bootsteps.StartStopStep):
         if self._leases is not None:
             self._leases.finish()  # the pool is drained next, for as long as its handlers take
 
-    def _sweep(self, app: Celery, runtime: Runtime, publisher: Publisher) -> None:
+    def _sweep(self, worker: Any, runtime: Runtime, publisher: Publisher) -> None:
         try:
             if self._resting(runtime):
                 return
             self._sweeps += 1
+            vouch_for(held_back(worker.consumer), runtime)
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
                 runtime.backend.expire(limit=SWEEP_LIMIT)
@@ -104,6 +107,26 @@ class RecoveryStep(bootsteps.StartStopStep):
             self._away = False
             self._rest_until = answered + lease_s
         return answered < self._rest_until
+
+
+def held_back(consumer: Any) -> list[str]:
+    """The ids of the messages that this worker has taken and keeps back for their rate limit."""
+    buckets = [bucket for bucket in consumer.task_buckets.values() if bucket is not None]
+    return [str(request.id) for bucket in buckets for request, _ in bucket.contents]
+
+
+def vouch_for(held: Iterable[str], runtime: Runtime) -> None:
+    """Keep every worker from taking these messages for lost, though nobody has begun them.
+
+    Else each would be published once more, and the copies use the rate limit up. Whoever holds
+    them says so again with each sweep; if it is lost, they are missed as late as any others.
+    """
+    ends = tuple(f"|{delivery}" for delivery in held)
+    if not ends:
+        return
+    for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):
+        if due.member.endswith(ends):
+            runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)  # and do not
 
 
 def sweep(runtime: Runtime, publisher: Publisher) -> int:

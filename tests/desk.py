@@ -95,7 +95,8 @@ def _taken_from_redis(deployment: Deployment, broker: Connection) -> int:
 def _taken_by_workers(deployment: Deployment, broker: Connection) -> int:
     """The same as far as the workers of this deployment know; RabbitMQ does not tell over AMQP."""
     names = [worker.name for worker in deployment.workers if worker.process.poll() is None]
-    inspect = deployment.app.control.inspect(names, timeout=WAIT_S)
+    # On the connection at hand: one that lay idle in the app's pool may have been closed since.
+    inspect = deployment.app.control.inspect(names, timeout=WAIT_S, connection=broker)
     looks = [inspect.reserved, inspect.active] if names else []
     return sum(len(found) for look in looks for found in (look() or {}).values())
 

@@ -89,10 +89,11 @@ def take_census(deployment: Deployment, census: Census, console: Console) -> tup
     watch = Watch(backend, result.id)
     try:
         with display(console) as shown:
-            while (value := _value(result)) is None:
+            while not _has_ended(result):
                 deployment.check()
                 shown.update(watch.look())
             shown.update(watch.look())
+        value = result.get()
     finally:
         # A traceback may keep the result until its connections are closed; it would use them.
         result.backend.remove_pending_result(result)
@@ -102,12 +103,13 @@ def take_census(deployment: Deployment, census: Census, console: Console) -> tup
     return report, conversation.deliveries if conversation else 0
 
 
-def _value(result: AsyncResult[Any]) -> Any:
-    """The conversation's value, or None if it has none within the time between two looks."""
+def _has_ended(result: AsyncResult[Any]) -> bool:
+    """Whether the conversation has ended, or ends within the time between two looks."""
     try:
-        return result.get(timeout=_LOOK_S)
+        result.get(timeout=_LOOK_S, propagate=False)
     except NotYet:
-        return None
+        return False
+    return True
 
 
 if __name__ == "__main__":

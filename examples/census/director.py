@@ -8,7 +8,7 @@ context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from lxml import etree
@@ -32,7 +32,15 @@ from primitives import (
     SequenceError,
     SequenceStart,
 )
-from routing import XML, HandlerMetadata, HandlerResponse, Huh, SystemError, payload_type
+from routing import (
+    XML,
+    BufferItem,
+    HandlerMetadata,
+    HandlerResponse,
+    Huh,
+    SystemError,
+    payload_type,
+)
 
 STEPS = ["census.aggregate", "census.rank", "census.render"]
 
@@ -57,7 +65,7 @@ def direct(message: Message, meta: HandlerMetadata) -> HandlerResponse:
         case Files():
             return HandlerResponse(_measure_all(message), to=BUFFER)
         case BufferComplete():
-            tally = tally_of(message, _files_of(meta))
+            tally = tally_of(meta.results(message), _files_of(meta))
             return HandlerResponse(SequenceStart(STEPS, _as_xml(tally)), to=SEQUENCE)
         case SequenceComplete():
             return HandlerResponse.respond(_from_xml(Report, message.final_result.element))
@@ -68,15 +76,15 @@ def direct(message: Message, meta: HandlerMetadata) -> HandlerResponse:
     return HandlerResponse.respond(message)
 
 
-def tally_of(complete: BufferComplete, files: Files) -> Tally:
+def tally_of(items: Iterable[BufferItem], files: Files) -> Tally:
     """What the buffer collected, with the paths of the items that failed."""
     measurements: list[Measurement] = []
     failures = list(files.unnameable)
-    for index, success, content in _items(complete):
-        if success:
-            measurements.append(_from_xml(Measurement, content))
+    for item in items:
+        if item.payload is not None:
+            measurements.append(_from_xml(Measurement, item.payload.element))
         else:
-            failures.append(Failure(files.paths[index], content.text or ""))
+            failures.append(Failure(files.paths[item.index], item.error))
     return Tally(files.root, files.python_version, measurements, failures)
 
 
@@ -89,11 +97,6 @@ def _files_of(meta: HandlerMetadata) -> Files:
     """The list of files as it was received: the buffer's results only have its indexes."""
     slot = next(slot for slot in meta.context if slot.payload_name == "Files")
     return _from_xml(Files, slot.payload)
-
-
-def _items(complete: BufferComplete) -> Iterator[tuple[int, bool, etree._Element]]:
-    for item in complete.results.element:
-        yield int(item.attrib["index"]), item.attrib["success"] == "true", item[0]
 
 
 def _give_up(reason: str) -> HandlerResponse:

@@ -6,6 +6,7 @@ a proxy. What a Redis that is away does to busy workers stands in `tests/chaos`.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from kombu import Queue
 import tasks
 from config.celery_settings import is_rabbitmq
 from tasks.publisher import Publisher
-from tasks.recovery import sweep
+from tasks.recovery import LOST_AFTER_MS, sweep
 from tests.broker_plant import (
     PATIENCE_S,
     WORK,
@@ -31,7 +32,7 @@ from tests.broker_plant import (
 )
 from tests.broker_plant import redis_broker as own_redis
 from tests.desk import close_app, plain_app
-from tests.harness import ORGANISMS, Deployment, NewBroker, eventually, on_broker
+from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, eventually, on_broker
 from tests.rabbit import Rabbit
 
 pytest_plugins = ["tests.broker_fixtures"]
@@ -191,3 +192,28 @@ def test_messages_are_served_by_priority(
         close_app(app)
     high_first = is_rabbitmq(strict.app.conf.broker_url)
     assert [sent[run["message"]] for run in served] == sorted(sent.values(), reverse=high_first)
+
+
+@pytest.mark.both_brokers
+def test_a_message_that_waits_for_its_rate_limit_is_not_taken_for_lost(
+    broker: NewBroker, deployment_url: Callable[[], str], tmp_path: Path
+) -> None:
+    """The worker that holds it back says so: a copy would use the limit up for nothing."""
+    folder = Path(shutil.copytree(ORGANISMS / "strict", tmp_path / "strict"))
+    organism = folder / "organism.yaml"
+    period_s = 2.0 + LOST_AFTER_MS / 1000
+    organism.write_text(organism.read_text().replace("500/m", f"{60 / period_s:g}/m"))
+    strict = Deployment(
+        organism, redis_url=deployment_url(), directory=tmp_path, broker_url=broker()
+    )
+    try:
+        worker = strict.start_worker(concurrency=4)
+        begun = [strict.inject("errand", {}) for _ in range(3)]
+        for result in begun:
+            result.get(timeout=WAIT_S)
+        first, *_, last = [run["at"] for run in strict.records()]
+        assert last - first >= 2 * period_s - 0.5
+        assert "republished" not in worker.output
+        assert "skipped" not in worker.output
+    finally:
+        strict.close()

@@ -237,9 +237,9 @@ def test_nothing_of_a_stranger_is_unpickled(
             with Connection(plug.detach()) as connection:
                 connection.recv_bytes()
                 connection.send_bytes(answer)
-                connection.send_bytes(bomb)
                 with contextlib.suppress(EOFError, OSError):
-                    while True:  # until it hangs up
+                    connection.send_bytes(bomb)  # it may have hung up by now
+                    while True:  # until it does
                         connection.recv_bytes()
     with pytest.raises(AuthenticationError):
         _connection(Door(door.address, b"guessed"), 5.0)

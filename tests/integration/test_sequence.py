@@ -11,6 +11,7 @@ from tests.harness import WAIT_S
 from tests.works import Works, as_xml, fields_of, text_of, texts, xml
 
 pytest_plugins = ["tests.works_fixtures"]
+pytestmark = pytest.mark.both_brokers
 
 NOT_DELIVERED = "The message could not be delivered."
 BOLT = xml("Part", name="bolt")

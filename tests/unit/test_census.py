@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from examples.census import charts, measure, ranking, report
-from examples.census.director import tally_of
+from examples.census.director import direct, tally_of
 from examples.census.files import is_counted, list_files, python_files, spread
 from examples.census.messages import (
     Aggregate,
@@ -35,7 +37,16 @@ from examples.census.messages import (
 )
 from examples.census.treemap import Box, squarify
 from primitives import BufferComplete
-from routing import XML, HandlerMetadata, Huh, payload_type
+from routing import (
+    XML,
+    BufferItem,
+    ContextSlot,
+    HandlerMetadata,
+    Huh,
+    UnknownResultsError,
+    payload_type,
+)
+from routing.envelope import build_envelope
 
 META = HandlerMetadata(
     thread_id="t", from_id="census.director", own_name=None, is_self_call=False,
@@ -270,8 +281,7 @@ def test_a_name_that_xml_cannot_hold_is_a_failure_and_not_the_end(tmp_path: Path
     assert sorted(f.path for f in files.unnameable) == [r"\udcff.py", r"\ufffe.py", r"\x01.py"]
     payload_type(Files).to_element(files)  # raises for what cannot be sent
 
-    none = BufferComplete("b", 0, 0, XML(etree.Element("results")))
-    assert tally_of(none, files).failures == files.unnameable
+    assert tally_of([], files).failures == files.unnameable
 
 
 @given(count=st.integers(0, 300), limit=st.integers(1, 300))
@@ -282,6 +292,29 @@ def test_a_limit_spreads_over_all_files(count: int, limit: int) -> None:
     assert len(chosen) == min(count, limit)
     assert list(chosen) == sorted(set(chosen))
     assert chosen[:1] == paths[:1]
+
+
+# --- collecting --------------------------------------------------------------------------------
+
+
+def test_what_the_buffer_collected_gets_its_paths_back() -> None:
+    """A success is read, a failure named by its index."""
+    measurement = module("b.py", 10, 5)
+    reply = XML(payload_type(Measurement).to_element(measurement))
+    items = [BufferItem(0, False, error="line 1: broken"), BufferItem(1, True, reply)]
+    tally = tally_of(items, Files("/lib", "3.11.7", ["a.py", "b.py"]))
+    assert tally.failures == [Failure("a.py", "line 1: broken")]
+    assert tally.measurements == [measurement]
+
+
+def test_results_by_reference_are_not_mistaken_for_none() -> None:
+    """They are looked up: a census of no files at all would be a lie."""
+    results = XML(etree.Element("results", ref="elsewhere", total="3"))
+    files = XML(payload_type(Files).to_element(Files("/lib", "3.11.7", ["a.py"] * 3)))
+    envelope = build_envelope("census.files", "census.director", str(uuid4()), files.element)
+    slot = ContextSlot(0, "m", "census.files", "census.director", "Files", envelope)
+    with pytest.raises(UnknownResultsError):
+        direct(BufferComplete("b", 3, 3, results), replace(META, context=(slot,)))
 
 
 # --- adding up and ranking ----------------------------------------------------------------------
