@@ -40,7 +40,7 @@ Label = Annotated[Text, AfterValidator(fields.label)]
 DottedPath = Annotated[Text, AfterValidator(fields.dotted)]
 Flag = Annotated[bool, PlainValidator(fields.flag)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(fields.number)]
-Retries = Annotated[int, Field(ge=0), BeforeValidator(fields.number)]
+CountOrNone = Annotated[int, Field(ge=0), BeforeValidator(fields.number)]
 PositiveSeconds = Annotated[float, Field(gt=0), BeforeValidator(fields.number)]
 Seconds = Annotated[float, Field(ge=0), BeforeValidator(fields.number)]
 DottedPaths = Annotated[tuple[DottedPath, ...], BeforeValidator(fields.one_or_many)]
@@ -109,6 +109,9 @@ class OrganismSection(_Section):
     max_payload_bytes: Count = 1_048_576
     #: `depth-first` gives deeper deliveries a higher Celery priority
     thread_scheduling: Literal["breadth-first", "depth-first"] = "breadth-first"
+    #: ms for which a worker goes on with what follows from a message, without queueing it, before
+    #: others have their turn; 0: every message is queued
+    local_slice_ms: CountOrNone = 50
     backend: BackendConfig = BackendConfig()
     #: Celery's own settings, under Celery's names; `to_dict()` gives them to it
     celery: Annotated[Settings, PlainValidator(_settings), PlainSerializer(Settings.to_dict)] = (
@@ -138,8 +141,11 @@ class ListenerConfig(_Section):
     queue: Label | None = None
     #: in Celery's form, such as `10/s`
     rate_limit: Annotated[str, PlainValidator(fields.rate_limit)] | None = None
+    #: whether a worker that has a message for it in hand may run it at once; false: it is queued.
+    #: One with a queue or a rate limit of its own is always queued
+    local: Flag = True
     #: runs after the first one failed in a way that may pass
-    max_retries: Retries = 3
+    max_retries: CountOrNone = 3
     #: seconds before the first of them; it doubles with each
     retry_backoff: Seconds = 1.0
     #: an agent's instructions

@@ -9,8 +9,9 @@ from primitives.sequence import SEQUENCE, SequenceStart, sequence
 from routing import Listener
 from routing.payload import payload_type
 
-#: seconds a system listener may take: it only reads and writes the registry
-_TIMEOUT_S = 300.0
+#: seconds a system listener may take, as any other by default: it reads and writes the registry, a
+#: batch at a time
+_TIMEOUT_S = 30.0
 
 
 def _accepts(*classes: type) -> MappingProxyType[str, object]:

@@ -1,5 +1,11 @@
 """`system.buffer`: fan items out to a listener and collect what comes back, in order.
 
+Not all items are queued at once: there are as many *lanes* as keep the workers busy, and each takes
+the next item as soon as the one before is done, mostly in the same process and without a message.
+What is longer than `BATCH` is stored as a list first and becomes deliveries a batch at a time,
+the next one when the lanes have come to the last: so no message, commit or process ever holds
+all of it.
+
 It always completes: with every index, the failed ones marked and said why, the missing ones
 named after a deadline. Source: Scatter-Gather and Aggregator, in Hohpe & Woolf, "Enterprise
 Integration Patterns" (2003); on Celery it shows as a chord.
@@ -18,11 +24,15 @@ from primitives.answers import answer
 from primitives.call import SystemCall
 from primitives.policy import thresholds
 from routing import XML, BufferItem, payload
-from routing.actions import Action, FanOut, JoinSettled
+from routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
+from routing.errors import UnknownResultsError
 from routing.faults import limit_fault, routing_fault
 from routing.records import JoinKind, JoinState
+from routing.results import StoredItems
 
 BUFFER = "system.buffer"
+#: items that become deliveries in one commit, which nobody else's gets in between
+BATCH = 200
 #: seconds, or items at a time: more than anybody means
 _LONGEST = 1_000_000_000
 
@@ -30,7 +40,10 @@ _LONGEST = 1_000_000_000
 @payload
 @dataclass
 class BufferStart:
-    """Send every item to `target` and collect the replies."""
+    """Send every item to `target` and collect the replies.
+
+    `items` may be a list; a long one is better given as `meta.items(...)`, from a generator.
+    """
 
     target: str
     items: list[XML]
@@ -76,32 +89,43 @@ class BufferError:
     error: str
 
 
-def buffer(message: BufferStart | JoinSettled, call: SystemCall) -> Action:
-    """Start a buffer, or tell what it collected."""
+def buffer(message: BufferStart | JoinSettled | MoreItems, call: SystemCall) -> Action | None:
+    """Start a buffer, give it more of its items, or tell what it collected."""
     if isinstance(message, JoinSettled):
         return _collect(message.join, call)
+    if isinstance(message, MoreItems):
+        return _supply(message, call)
     return _start(message, call)
 
 
 def _start(message: BufferStart, call: SystemCall) -> Action:
     label = message.buffer_id or str(uuid.uuid4())
-    total = len(message.items)
-    reason = _objection(message, call)
+    stored = StoredItems.named_by(message.items)
+    total = stored.total if stored is not None else len(message.items)
+    reason = _objection(message, total, call)
     if reason:
         return answer(BufferError(label, reason), failed=True)
     if not total:
         return _nothing(message, label)
+    if stored is None and total > BATCH:
+        stored = call.stored.put(message.items)
+    try:
+        inputs = _first(stored, call) if stored else (item.element for item in message.items)
+    except UnknownResultsError:
+        return answer(BufferError(label, "there is no such list of items here"), failed=True)
     limits = thresholds(message.policy, total)
     return FanOut(
         kind=JoinKind.BUFFER,
         label=label,
         targets=(message.target,),
-        inputs=tuple(item.element for item in message.items),
+        inputs=tuple(inputs),
         total=total,
         # Without a collector nothing is cancelled: every item is to be done.
         need_ok=limits.need_ok if message.collect else 0,
         need_failed=limits.need_failed if message.collect else 0,
         window=min(message.max_parallel, total),
+        released=min(message.max_parallel or call.lanes(), total),
+        more_from=stored.name if stored is not None else "",
         collect=message.collect,
         deadline_ms=_ms(message.deadline_seconds) if message.collect else 0,
         item_timeout_ms=_ms(message.item_timeout_seconds),
@@ -112,14 +136,26 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
     )
 
 
+def _first(stored: StoredItems, call: SystemCall) -> list[etree._Element]:
+    return call.stored.stored_items(stored.name, 0, min(BATCH, stored.total))
+
+
+def _supply(message: MoreItems, call: SystemCall) -> Action | None:
+    state = call.stored.join(message.join)
+    if state is None or state.fired:
+        return None
+    stop = min(message.start + BATCH, state.join.total)
+    items = call.stored.stored_items(message.items, message.start, stop)
+    return Supply(state.join, message.start, tuple(items), message.items)
+
+
 def _ms(seconds: float) -> int:
     """At least one for any time at all: 0 means none."""
     return math.ceil(seconds * 1000)
 
 
-def _objection(message: BufferStart, call: SystemCall) -> str:
+def _objection(message: BufferStart, total: int, call: SystemCall) -> str:
     """Why a buffer cannot be started; empty if it can."""
-    total = len(message.items)
     if not call.may_start(message.target):
         return routing_fault().message
     if message.return_to and not call.may_start(message.return_to):
@@ -133,7 +169,7 @@ def _objection(message: BufferStart, call: SystemCall) -> str:
         return str(exc)
     if call.too_deep:
         return limit_fault().message
-    if not call.room_for(total + 1):
+    if not call.room_for(total + 1 + total // BATCH):
         limit = call.organism.max_deliveries
         return f"{limit_fault().message} {total} items are too many for max_deliveries {limit}."
     return ""

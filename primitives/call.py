@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ class SystemCall:
     frame: Frame
     organism: Organism
     stored: StoredResults
+    #: how many messages of one fan-out should be on their way at once, for the workers there are
+    lanes: Callable[[], int] = lambda: 64
 
     def may_start(self, target: str) -> bool:
         """Whether a listener is there and whoever initiated this call may call it.

@@ -14,7 +14,7 @@ from typing import Any
 from routing.faults import handler_fault
 from routing.handler import HandlerResponse
 from routing.payload import payload
-from routing.records import JoinKind
+from routing.records import Join, JoinKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,32 @@ class FanOut:
     label_refusal: Any = None
     #: answered instead when the conversation has no room for so many deliveries
     limit_refusal: Any = None
+    #: how many branches are released at first; 0: all
+    released: int = 0
+    #: the stored list that the inputs are the beginning of; empty: there are no more
+    more_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Give an open join its next branches, from index `start` on."""
+
+    join: Join
+    start: int
+    inputs: tuple[Any, ...]
+    #: as in `FanOut`
+    more_from: str
+
+
+@payload
+@dataclass(frozen=True)
+class MoreItems:
+    """Sent by the planner to the listener that opened a join: its next branches are wanted."""
+
+    join: str
+    #: the stored list they come from
+    items: str
+    start: int
 
 
 @payload
@@ -85,7 +111,7 @@ class Forward:
     to: str
 
 
-Action = HandlerResponse | Fault | FanOut | Forward
+Action = HandlerResponse | Fault | FanOut | Forward | Supply
 Actions = tuple[Action, ...]
 
 
@@ -93,7 +119,7 @@ def read_return(returned: object) -> Actions:
     """The actions a handler's return value stands for; a Fault for anything else."""
     if returned is None:
         return ()
-    if isinstance(returned, HandlerResponse | FanOut | Forward | Fault):
+    if isinstance(returned, HandlerResponse | FanOut | Forward | Supply | Fault):
         return (returned,)
     if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
         strangers = [r for r in returned if not isinstance(r, HandlerResponse | FanOut | Forward)]

@@ -5,11 +5,12 @@ Handler authors need nothing else: `from routing import HandlerMetadata, Handler
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from routing.context import ContextSlot
+from routing.markup import XML
 from routing.results import BufferItem, StoredResults, items_of
 
 
@@ -31,8 +32,20 @@ class HandlerMetadata:
     message_id: str
     #: the messages of this thread so far, oldest first, this one last; loaded when first looked at
     context: Sequence[ContextSlot] = field(default=(), repr=False)
-    #: where results that came by reference are read from
+    #: where items and results that go by reference lie
     stored: StoredResults | None = field(default=None, repr=False)
+
+    def items(self, items: Iterable[Any]) -> list[XML]:
+        """What stands in `BufferStart.items` for a list of any length.
+
+        `items` is any iterable of payload objects or `XML`, a generator say, which is written to
+        the registry a page at a time: neither this process nor a message ever holds all of them.
+        Raises InvalidPayloadError for an item that breaks its contract. A run that is repeated
+        stores its own list; one that nobody refers to goes with the conversation.
+        """
+        if self.stored is None:
+            raise RuntimeError("items are stored by a running handler, in its conversation")
+        return [self.stored.put(items).reference]
 
     def results(self, complete: Any) -> Iterator[BufferItem]:
         """What a buffer collected, item by item in index order.

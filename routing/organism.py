@@ -36,6 +36,8 @@ class Listener:
     timeout_s: float = 30.0
     queue: str | None = None
     rate_limit: str | None = None
+    #: whether a worker that has a message for it in hand may run it without queueing it first
+    local: bool = True
     #: further runs after a failure that a retry may mend
     max_retries: int = 3
     #: base of the exponential backoff between runs
@@ -47,6 +49,16 @@ class Listener:
     usage: str = ""
     #: a `system.*` listener: ours, never removed
     system: bool = False
+
+    @property
+    def local_s(self) -> float:
+        """Seconds it may take in a worker that runs it without queueing it; 0: none may.
+
+        What has a queue of its own is served by whoever serves that queue, and a rate limit is
+        kept by whoever takes messages from it.
+        """
+        through_queue = self.queue is not None or self.rate_limit is not None or not self.local
+        return 0.0 if through_queue else self.timeout_s
 
     def may_call(self, target: str) -> bool:
         """Whether this listener's declaration lets it send to `target`."""
@@ -63,6 +75,8 @@ class Organism:
     max_deliveries: int = 10_000
     max_payload_bytes: int = 1_048_576
     depth_first: bool = False
+    #: ms for which a run goes on with what follows from it, without queueing it; 0: never
+    local_slice_ms: int = 50
 
     def payload_type_at(self, path: str) -> PayloadType | None:
         """The payload class at a dotted path, or None when this process cannot have it.
@@ -117,6 +131,7 @@ def build_organism(
         max_deliveries=section.max_deliveries,
         max_payload_bytes=section.max_payload_bytes,
         depth_first=section.thread_scheduling == "depth-first",
+        local_slice_ms=section.local_slice_ms,
     )
 
 
@@ -142,6 +157,7 @@ def _listener(entry: ListenerConfig, problems: list[Problem]) -> Listener | None
         timeout_s=entry.timeout_seconds,
         queue=entry.queue,
         rate_limit=entry.rate_limit,
+        local=entry.local,
         max_retries=entry.max_retries,
         retry_backoff_s=entry.retry_backoff,
         repair=entry.repair,

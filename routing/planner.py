@@ -13,7 +13,16 @@ from typing import Any
 
 from lxml import etree
 
-from routing.actions import Action, Actions, FanOut, Fault, Forward, JoinSettled
+from routing.actions import (
+    Action,
+    Actions,
+    FanOut,
+    Fault,
+    Forward,
+    JoinSettled,
+    MoreItems,
+    Supply,
+)
 from routing.envelope import build_envelope
 from routing.errors import InvalidPayloadError, PayloadDefinitionError
 from routing.faults import (
@@ -38,6 +47,7 @@ from routing.records import (
     Join,
     JoinKind,
     Opening,
+    Refill,
     Scope,
     Thread,
     Transition,
@@ -115,6 +125,7 @@ class _Draft:
     joins: list[Join] = field(default_factory=list)
     results: list[BranchResult] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
+    refills: list[Refill] = field(default_factory=list)
     ending: Ending | None = None
     notes: list[str] = field(default_factory=list)
     calls: int = 0
@@ -130,6 +141,8 @@ class _Draft:
             self._reply(action.payload, failed=True)
         elif isinstance(action, FanOut):
             self._fan_out(action)
+        elif isinstance(action, Supply):
+            self._supply(action)
         elif isinstance(action, Forward):
             self._forward(action)
         elif action.prompt is not None:
@@ -154,6 +167,7 @@ class _Draft:
             joins=tuple(self.joins),
             results=tuple(self.results),
             waits=tuple(self.waits),
+            refills=tuple(self.refills),
             ending=self.ending,
             silent_branch=silent,
             max_deliveries=self.organism.max_deliveries if self.calls else 0,
@@ -308,27 +322,53 @@ class _Draft:
         self.calls += 1
         join_id = self.new_id()
         steps = fan.kind is JoinKind.SEQUENCE
-        body = self._body(join_id) if fan.collect else None
+        body = self._to_itself(JoinSettled(join_id)) if fan.collect else None
         ids = tuple(self.new_id() for _ in range(fan.total if steps else 0))
-        opener = self.frame.thread
-        self.joins.append(
-            Join(
-                join_id, fan.kind, opener.id, fan.total, fan.need_ok, fan.need_failed,
-                body.id if body else None, ids, fan.targets, fan.window, fan.deadline_ms,
-                fan.label, fan.memo,
-            )
-        )  # fmt: skip
+        join = Join(
+            id=join_id,
+            kind=fan.kind,
+            thread=self.frame.thread.id,
+            total=fan.total,
+            need_ok=fan.need_ok,
+            need_failed=fan.need_failed,
+            body=body.id if body else None,
+            deliveries=ids,
+            targets=fan.targets,
+            window=fan.window,
+            released=min(fan.released, len(fan.inputs)),
+            deadline_ms=fan.deadline_ms,
+            item_timeout_ms=fan.item_timeout_ms,
+            label=fan.label,
+            memo=fan.memo,
+        )
+        self.joins.append(join)
         if body is not None:
             self.deliveries.append(body)
         for index, element in enumerate(fan.inputs):
-            self._branch(fan, join_id, index, element, ids[index] if steps else "")
+            self._branch(join, index, element, held=bool(join.released) and index >= join.released)
+        self._refill(join, 0, len(fan.inputs), fan.more_from)
         if fan.reply is not None:
             self._reply(fan.reply)
 
-    def _branch(self, fan: FanOut, join: str, index: int, element: Any, delivery_id: str) -> None:
+    def _supply(self, supply: Supply) -> None:
+        for index, element in enumerate(supply.inputs, supply.start):
+            self._branch(supply.join, index, element, held=True)
+        following = supply.start + len(supply.inputs)
+        self._refill(supply.join, supply.start, following, supply.more_from)
+
+    def _refill(self, join: Join, start: int, following: int, more_from: str) -> None:
+        """Have the next branches made once the lanes come to those from `start` on."""
+        if following >= join.total or not more_from:
+            return
+        more = self._to_itself(MoreItems(join.id, more_from, following))
+        self.deliveries.append(more)
+        self.refills.append(Refill(join.id, start, more.id))
+
+    def _branch(self, join: Join, index: int, element: Any, *, held: bool) -> None:
         opener = self.frame.thread
-        branch = Branch(join, index)
-        name = fan.targets[index if fan.kind is JoinKind.SEQUENCE else 0]
+        branch = Branch(join.id, index)
+        steps = join.kind is JoinKind.SEQUENCE
+        name = join.targets[index if steps else 0]
         thread = Thread(self.new_id(), (*opener.chain, name), opener.id, branch)
         self.threads.append(thread)
         content = Content(element, etree.QName(element).localname, "", None, False)
@@ -338,15 +378,16 @@ class _Draft:
                 name, thread.id, opener.chain[-2], content,
                 (*self.frame.delivery.scope, branch),
                 depth=thread.depth,
-                delivery_id=delivery_id,
-                held=bool(fan.window) and index >= fan.window,
-                answer_within_ms=fan.item_timeout_ms,
+                delivery_id=join.deliveries[index] if steps else "",
+                held=held,
+                answer_within_ms=join.item_timeout_ms,
             )
         )  # fmt: skip
 
-    def _body(self, join: str) -> Delivery:
+    def _to_itself(self, payload: Any) -> Delivery:
+        """A delivery to this listener on this thread, held until a join releases it."""
         return self._new_delivery(
-            self._own_name, self.frame.thread.id, self._own_name, content_of(JoinSettled(join)),
+            self._own_name, self.frame.thread.id, self._own_name, content_of(payload),
             self.frame.delivery.scope, depth=self.frame.thread.depth, held=True,
         )  # fmt: skip
 
@@ -403,4 +444,9 @@ class _Draft:
             held=held,
             opens_branch=bool(scope) and scope != self.frame.delivery.scope,
             answer_within_ms=answer_within_ms,
+            local_s=self._local_s(to),
         )
+
+    def _local_s(self, to: str) -> float:
+        listener = self.organism.listeners.get(to)
+        return listener.local_s if listener is not None else 0.0

@@ -85,6 +85,8 @@ class Delivery:
     opens_branch: bool = False
     #: the branch answers within this many ms of this delivery's begin, or fails; 0: no limit
     answer_within_ms: int = 0
+    #: seconds its handler may take, if any worker may run it without it being queued; 0: none may
+    local_s: float = 0.0
 
 
 class JoinKind(StrEnum):
@@ -113,14 +115,28 @@ class Join:
     deliveries: tuple[str, ...] = ()
     #: the listeners of the branches, in order (a sequence's steps; one name for a buffer)
     targets: tuple[str, ...] = ()
-    #: how many branches may run at once; 0: all
+    #: how many branches may be unanswered at once; 0: all
     window: int = 0
+    #: how many branches are released at once; each of the others follows on one that was answered
+    #: (with a window) or whose first delivery was settled (without); 0: all are
+    released: int = 0
     #: fires this many ms after it was opened whatever is missing; 0: no deadline
     deadline_ms: int = 0
+    #: each branch answers within this many ms of its begin, or fails; 0: no limit
+    item_timeout_ms: int = 0
     #: the name its user gave or got: `sequence_id`, `buffer_id`; unique among the open ones
     label: str = ""
     #: what the body needs to know to answer; opaque to the registry
     memo: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Refill(NamedTuple):
+    """A held delivery that brings a join more branches, released when so many have been."""
+
+    join: str
+    #: released with this index
+    at: int
+    delivery: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +229,7 @@ class Transition:
     joins: tuple[Join, ...] = ()
     results: tuple[BranchResult, ...] = ()
     waits: tuple[Wait, ...] = ()
+    refills: tuple[Refill, ...] = ()
     ending: Ending | None = None
     #: what becomes of a branch that ends without an answer: the payload of its failure
     silent_branch: bytes = b""
@@ -222,6 +239,25 @@ class Transition:
     note: str = ""
     #: keep the delivery among the dead letters, with the note as its reason
     dead_letter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One message's way through a worker: its delivery, and those the worker goes on with.
+
+    A commit of a run takes one of the deliveries that it has made ready, begun as by `begin`
+    instead of published: the last one with a `local_s` from above 0 to `within_s`. One that ends
+    the conversation takes nothing.
+    """
+
+    #: the delivery that the run began with; its lease goes by this name, whichever it has come to
+    id: str
+    owner: str
+    lease_ms: int
+    #: seconds that the handler of what is taken may have; 0: nothing is taken
+    within_s: float = 0.0
+    #: how many lanes a join without a window should have by now; 0: as many as it has
+    lanes: int = 0
 
 
 # --- answers of a backend -------------------------------------------------------------------
@@ -281,6 +317,8 @@ class Committed:
     #: … by this message, unless the injected task itself is what just ran
     resume: Publication | None = None
     adopted: bool = False
+    #: what the run goes on with, if it asked for something and there was something to take
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True, slots=True)

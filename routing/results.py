@@ -1,29 +1,36 @@
-"""What a buffer collected, read item by item, whether it came inline or by reference.
+"""A buffer's items and results where they are too many for one payload: by reference.
 
+    BufferStart("measure", meta.items(measurable()))
     for item in meta.results(complete): ...
 
 `<results>` holds an `<item>` per index. Where that would not fit into one payload it is
 `<results ref="…" total="N"/>` instead, and the items are read from the registry a page at a
-time. A reference is worth something only inside its conversation, and as long as that is kept.
+time. Items go the other way: a list of any length is written to the registry a page at a time,
+and stands in the message as one `<stored ref="…" total="N"/>`. A reference is worth something only
+inside its conversation, and as long as that is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lxml import etree
 
 from routing.backends.base import SharedBackend
+from routing.envelope import CORE_NAMESPACE
 from routing.errors import InvalidEnvelopeError, UnknownResultsError
 from routing.faults import fault_text
-from routing.markup import XML, local_name, parse_canonical
+from routing.markup import XML, canonical, local_name, new_element, parse_canonical
+from routing.outgoing import content_of
 from routing.records import JoinState, StoredResult
 
 #: the error of an index without an answer
 MISSING = "no answer in time, or not needed any more"
-#: bytes that a page of results should have
+_STORED = f"{{{CORE_NAMESPACE}}}stored"
+#: bytes that a page should have
 _PAGE_BYTES = 1_048_576
 #: results in the first page, and at most in any
 _FIRST_PAGE, _LARGEST_PAGE = 16, 1_000
@@ -43,12 +50,65 @@ class BufferItem:
     missing: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoredItems:
+    """A list that lies in the registry."""
+
+    name: str
+    total: int
+
+    @property
+    def reference(self) -> XML:
+        """What stands for the list in a message."""
+        element = new_element(_STORED, {None: CORE_NAMESPACE})
+        element.set("ref", self.name)
+        element.set("total", str(self.total))
+        return XML(element)
+
+    @classmethod
+    def named_by(cls, items: Sequence[XML]) -> StoredItems | None:
+        """The list that these items only refer to; None if they are the items themselves."""
+        if len(items) != 1 or not items[0].text.startswith("<stored "):
+            return None
+        element = items[0].element
+        total = element.get("total", "")
+        if element.tag != _STORED or not (total.isascii() and total.isdigit()):
+            return None
+        return cls(element.get("ref", ""), int(total))
+
+
 class StoredResults:
-    """The joins of one conversation, in the registry."""
+    """The joins and the stored lists of one conversation, in the registry."""
 
     def __init__(self, backend: SharedBackend, conversation: str) -> None:
         self._backend = backend
         self._conversation = conversation
+
+    def put(self, items: Iterable[Any]) -> StoredItems:
+        """Store a list, a page at a time: `items` may be a generator of any length.
+
+        Each item is a payload object or `XML`. Raises InvalidPayloadError for one that is none, or
+        breaks its own contract. A list that nobody refers to goes with its conversation.
+        """
+        name, total, size, page = str(uuid.uuid4()), 0, 0, []
+        for item in items:
+            page.append(canonical(content_of(item).element))
+            size += len(page[-1])
+            if size > _PAGE_BYTES or len(page) == _LARGEST_PAGE:
+                self._backend.put_items(self._conversation, name, total, page)
+                total, size, page = total + len(page), 0, []
+        self._backend.put_items(self._conversation, name, total, page)
+        return StoredItems(name, total + len(page))
+
+    def stored_items(self, name: str, start: int, stop: int) -> list[etree._Element]:
+        """The items `start` to `stop - 1` of a list.
+
+        Raises UnknownResultsError if they are not all there.
+        """
+        found = self._backend.items(self._conversation, name, start, stop)
+        if len(found) != stop - start:
+            raise UnknownResultsError(name)
+        return [parse_canonical(item) for item in found]
 
     def join(self, join: str) -> JoinState | None:
         """One join with its counts; None if this conversation has none of that id."""

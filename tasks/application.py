@@ -78,7 +78,10 @@ def assemble(
     runtime = Runtime(organism, backend)
     app.threadloom = runtime  # type: ignore[attr-defined]
     publisher = Publisher(app, runtime)
-    register_listeners(app, organism, runtime, Deliverer(runtime, publisher))
+    deliverer = Deliverer(
+        runtime, publisher, hard_limit_s=lambda name: getattr(app.tasks.get(name), "time_limit", 0)
+    )
+    register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
     app.steps["consumer"].add(EventBatches)
     return app

@@ -36,12 +36,14 @@ from routing.records import (
     Publication,
     Release,
     Replan,
+    Run,
     Skip,
     Transition,
 )
 from routing.results import StoredResults
 from routing.retry import backoff_ms
 from tasks.handlers import run_handler, told
+from tasks.hop_events import HopEvents
 from tasks.publisher import Publisher
 from tasks.runtime import Point, Runtime, new_id
 
@@ -65,12 +67,44 @@ class Outcome:
     skipped: bool = False
 
 
+class _CurrentRun:
+    """The run of one message: how long it may go on, and what of it is its own to hand over."""
+
+    def __init__(
+        self, runtime: Runtime, frame: Frame, root_id: str, native: bool, limit_s: float
+    ) -> None:
+        self._runtime = runtime
+        self._limit_s = limit_s
+        self._until = time.monotonic() + runtime.organism.local_slice_ms / 1000
+        self._base = Run(frame.delivery.id, runtime.owner, runtime.lease_ms)
+        self._going_on = replace(self._base, within_s=limit_s)
+        self.root_id = root_id
+        #: whether the conversation's value is handed over by returning it
+        self.hands_over = native and frame.delivery.id == frame.conversation
+
+    def now(self, delivery: Delivery) -> Run:
+        """The run as a commit has to know it: it goes on until its slice is over."""
+        if time.monotonic() < self._until:
+            return self._going_on
+        if not delivery.opens_branch:
+            return self._base
+        return replace(self._base, lanes=patiently(self._runtime.lanes))
+
+
 class Deliverer:
     """Carries deliveries out for one organism in one worker process."""
 
-    def __init__(self, runtime: Runtime, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        publisher: Publisher,
+        *,
+        hard_limit_s: Callable[[str], float | None] = lambda _name: None,
+    ) -> None:
+        """`hard_limit_s`: after how long the pool ends a listener's process; None: never."""
         self._runtime = runtime
         self._publisher = publisher
+        self._hard_limit_s = hard_limit_s
 
     def deliver(
         self,
@@ -79,12 +113,15 @@ class Deliverer:
         root_id: str,
         native: bool,
         refusal: Fault | None = None,
+        limit_s: float = 0.0,
+        hops: HopEvents | None = None,
     ) -> Outcome:
-        """Carry one message's delivery out.
+        """Carry one message's delivery out, and what follows from it while that is its turn.
 
         `beginning` asks the registry for it. `native`: this message carries the injector's own
         canvas, so the conversation's value may be handed over by returning it. `refusal` is
-        told instead of running the handler.
+        told instead of running the handler. `limit_s`: the longest time that a handler may have
+        before the pool would end the process; `hops` is told of every delivery but the first.
         """
         begun = patiently(beginning)
         if isinstance(begun, Release):
@@ -93,25 +130,50 @@ class Deliverer:
             logger.info("delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
-        frame = begun.frame
+        run = _CurrentRun(self._runtime, begun.frame, root_id, native, limit_s)
+        first, following = self._carry_out(begun.frame, run, refusal)
+        if following is None:
+            return first
+        return replace(first, release=self._go_on(following, run, hops))
+
+    def _go_on(
+        self, following: Frame | None, run: _CurrentRun, hops: HopEvents | None
+    ) -> Ending | None:
+        """Carry out what the run has taken, until it takes nothing; the ending to hand over."""
+        outcome, overtime = Outcome(), self._runtime.overtime
+        while following is not None:
+            frame, began = following, time.time()
+            if overtime is not None:
+                overtime.expect(self._hard_limit_s(frame.delivery.to))
+            outcome, following = self._carry_out(frame, run)
+            if hops is not None:
+                hops.record(frame.delivery, run.root_id, began, outcome.summary)
+        if overtime is not None:
+            overtime.expect(None)
+        return outcome.release
+
+    def _carry_out(
+        self, frame: Frame, run: _CurrentRun, refusal: Fault | None = None
+    ) -> tuple[Outcome, Frame | None]:
+        """One delivery, and what the run goes on with."""
         self._runtime.reached(Point.BEGUN, frame.delivery.id)
         actions = (refusal,) if refusal else self._run(frame)
         self._runtime.reached(Point.HANDLED, frame.delivery.id)
         if isinstance(actions, Retry):
-            return self._postpone(actions, frame)
-        committed, transition = self._commit(actions, frame)
+            return self._postpone(actions, frame), None
+        committed, transition = self._commit(actions, frame, run)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
-            return Outcome(summary="taken over", skipped=True)
+            return Outcome(summary="taken over", skipped=True), None
         self._runtime.reached(Point.COMMITTED, frame.delivery.id)
         outbox: list[Publication] = list(committed.publications)
-        own = native and frame.delivery.id == frame.conversation
-        if committed.resume is not None and not own:
+        if committed.resume is not None and not run.hands_over:
             outbox.append(committed.resume)
         joins = transition.joins + ((frame.join,) if frame.join else ())
-        self._publisher.publish(outbox, root_id=root_id, joins=joins, clear_later=True)
+        self._publisher.publish(outbox, root_id=run.root_id, joins=joins, clear_later=True)
         self._runtime.reached(Point.CLEARED, frame.delivery.id)
-        return Outcome(committed.release if own else None, _summary(transition))
+        outcome = Outcome(committed.release if run.hands_over else None, _summary(transition))
+        return outcome, committed.begun.frame if committed.begun else None
 
     # --- run ---------------------------------------------------------------------------
 
@@ -151,7 +213,7 @@ class Deliverer:
         if retry.after_s is not None:
             delay_ms = round(retry.after_s * 1000)
         reason = f"again in {delay_ms} ms: {retry.note}"
-        patiently(
+        released = patiently(
             lambda: self._runtime.backend.retry(
                 frame.conversation,
                 frame.delivery.id,
@@ -160,6 +222,7 @@ class Deliverer:
                 reason=reason,
             )
         )
+        self._publisher.publish(released or (), clear_later=True)
         return Outcome(summary=reason)
 
     def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
@@ -178,7 +241,7 @@ class Deliverer:
 
     def _system_call(self, frame: Frame) -> SystemCall:
         stored = StoredResults(self._runtime.backend, frame.conversation)
-        return SystemCall(frame, self._runtime.organism, stored)
+        return SystemCall(frame, self._runtime.organism, stored, self._runtime.lanes)
 
     # --- commit ------------------------------------------------------------------------
 
@@ -196,11 +259,15 @@ class Deliverer:
         except Exception as exc:  # a handler's objects are anything: a `to` that is a list, say
             return planned(_unusable(exc, frame))
 
-    def _commit(self, actions: Actions, frame: Frame) -> tuple[Committed | None, Transition]:
+    def _commit(
+        self, actions: Actions, frame: Frame, run: _CurrentRun
+    ) -> tuple[Committed | None, Transition]:
         over_limit = label_taken = False
+        commit, published = self._runtime.backend.commit, self._runtime.take_uncleared()
+        now = run.now(frame.delivery)
         while True:
             transition = self._plan(actions, frame, over_limit, label_taken)
-            result = patiently(lambda t=transition: self._runtime.backend.commit(t))  # type: ignore[misc]
+            result = patiently(lambda t=transition: commit(t, run=now, published=published))  # type: ignore[misc]
             if isinstance(result, Committed):
                 return result, transition
             if isinstance(result, Fenced):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import celery
@@ -25,6 +26,7 @@ from routing.planner import open_conversation
 from routing.records import Beginning, ConversationStatus, Ending
 from tasks import canvas
 from tasks.delivery import Deliverer
+from tasks.hop_events import HopEvents
 from tasks.runtime import Point, Runtime, new_id
 
 #: the sender of what comes from outside and did not authenticate
@@ -66,7 +68,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             root_id=request.root_id or message_id,
             native=native,
             refusal=refusal,
+            limit_s=self._limit_s,
+            hops=self._hops,
         )
+        if self._hops is not None:
+            self._hops.flush()
         if not native:
             return outcome.summary
         if outcome.release is None:
@@ -74,6 +80,23 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             raise Ignore(outcome.summary)
         self.request.update(released=conversation)
         return value_of(outcome.release)
+
+    @cached_property
+    def _limit_s(self) -> float:
+        """Seconds that the handler of what a run goes on with may have.
+
+        0 if this worker does not serve the queue that it would come from. Otherwise so many that
+        the pool, which knows the run's first task alone, does not end it before its time.
+        """
+        if self.app.conf.task_default_queue not in self.app.amqp.queues.consume_from:
+            return 0.0
+        return max(0.0, float(self.time_limit or 0) - HARD_LIMIT_GRACE_S)
+
+    @cached_property
+    def _hops(self) -> HopEvents | None:
+        if not self.runtime.sends_events:
+            return None
+        return HopEvents(self.app, hostname=self.request.hostname)
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any

@@ -20,6 +20,7 @@ from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
 from routing.records import Join, JoinKind, Publication
 from tasks import canvas
+from tasks.hop_events import message_summary
 from tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class Publisher:
         signature = canvas.message_signature(
             self._app,
             publication,
-            summary=f"{publication.from_id} → {publication.to} {publication.payload_name}",
+            summary=message_summary(publication),
             ignore_result=options.pop("ignore_result", not injected),
         )
         if injected:

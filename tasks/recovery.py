@@ -15,6 +15,7 @@ from collections.abc import Iterable, Set
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 
 from config import RegistryUnavailableError
 from routing.faults import timeout_fault
@@ -22,12 +23,17 @@ from routing.markup import canonical
 from routing.outgoing import content_of
 from routing.records import Due
 from tasks.leases import LeaseKeeper
+from tasks.overtime import OvertimeBoard
 from tasks.publisher import Publisher, now_ms
 from tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
+#: where Celery's pool of forked processes is
+_PREFORK = "celery.concurrency.prefork"
+#: ms for which a worker counts as there after its last sweep
+PRESENCE_MS = 5_000
 #: s between two looks at the pool's processes. Celery looks when the pipe of one closes, which
 #: a process that is killed does before it can be waited for; its own next look is 5 s later.
 POOL_LOOK_S = 0.5
@@ -56,6 +62,9 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
+        runtime = runtime_of(worker.app)  # before the pool is forked
+        runtime.sends_events = bool(worker.task_events)
+        runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
         self._entries: list[Any] = []
         self._sweeps = 0
         self._leases: LeaseKeeper | None = None
@@ -71,7 +80,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._leases.start()
         self._entries = [
             worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker, runtime, publisher)),
-            worker.timer.call_repeatedly(POOL_LOOK_S, worker.pool.maintain_pool),
+            worker.timer.call_repeatedly(POOL_LOOK_S, self._look_at_pool, (worker, runtime)),
         ]
 
     def stop(self, worker: Any) -> None:
@@ -81,11 +90,18 @@ class RecoveryStep(bootsteps.StartStopStep):
         if self._leases is not None:
             self._leases.finish()  # the pool is drained next, for as long as its handlers take
 
+    @staticmethod
+    def _look_at_pool(worker: Any, runtime: Runtime) -> None:
+        if runtime.overtime is not None:
+            runtime.overtime.end_late(worker, state.active_requests)
+        worker.pool.maintain_pool()
+
     def _sweep(self, worker: Any, runtime: Runtime, publisher: Publisher) -> None:
         try:
             if self._resting(runtime):
                 return
             self._sweeps += 1
+            runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
             vouch_for(held_back(worker.consumer), runtime)
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
@@ -107,6 +123,11 @@ class RecoveryStep(bootsteps.StartStopStep):
             self._away = False
             self._rest_until = answered + lease_s
         return answered < self._rest_until
+
+
+def processes_of(worker: Any) -> int:
+    """How many messages a worker's pool runs at once."""
+    return int(worker.pool.num_processes or worker.concurrency)
 
 
 def held_back(consumer: Any) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,14 @@ from celery import Celery
 from routing import Organism
 from routing.backends import SharedBackend
 from routing.backends.base import Published
+from tasks.overtime import OvertimeBoard
 
 #: a delivery is taken over when its lease was not renewed for so long
 LEASE_MS = 5_000
+#: lanes of a fan-out: at least, and while no worker has said yet that it is there
+LEAST_LANES, UNKNOWN_LANES = 4, 64
+#: seconds after which the workers are counted again
+LANES_FOR_S = 5.0
 
 
 class Point:
@@ -58,10 +64,17 @@ class Runtime:
     #: told when a delivery has reached a point of its way: (`Point`, delivery id). Tests of
     #: what a crash there leaves behind end the process in it; otherwise nobody listens.
     reached: Callable[[str, str], None] = field(default=lambda *_: None, repr=False)
+    #: whether task events are sent; set by the worker
+    sends_events: bool = False
+    #: where a pool process says how long it may take; set by the worker, if it has such a pool
+    overtime: OvertimeBoard | None = field(default=None, repr=False)
     #: by queue: when the newest message that this worker received was published, ms since 1970
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
     #: published by this process and still to be cleared from the outbox, by conversation
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    #: the messages of one fan-out that keep the workers busy, and when that was found out
+    _lanes: int = field(default=0, repr=False)
+    _lanes_at: float = field(default=0.0, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)
     _runner_pid: int = 0
 
@@ -74,6 +87,15 @@ class Runtime:
         """What is to be cleared now; the caller does so."""
         taken, self._uncleared = self._uncleared, {}
         return taken
+
+    def lanes(self) -> int:
+        """How many messages of one fan-out keep all workers busy; looked up every few seconds."""
+        if not self._lanes or time.monotonic() - self._lanes_at > LANES_FOR_S:
+            processes = self.backend.processes()
+            # One that each process runs and one that it finds when it is done.
+            self._lanes = max(2 * processes, LEAST_LANES) if processes else UNKNOWN_LANES
+            self._lanes_at = time.monotonic()
+        return self._lanes
 
     @property
     def runner(self) -> asyncio.Runner:

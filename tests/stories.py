@@ -206,7 +206,8 @@ class Story:
         name = self.new_id("j")
         body = f"{name}.body" if collect else None
         given: dict[str, Any] = {"need_ok": 0, "need_failed": 0, "targets": ("item",)}
-        given |= {"kind": JoinKind.BUFFER, **join}
+        given |= {"kind": JoinKind.BUFFER, "item_timeout_ms": answer_within_ms, **join}
+        given.setdefault("released", given.get("window", 0))
         opened = Join(name, thread=frame.thread.id, total=total, body=body, **given)
         threads, deliveries = [], []
         if body:
@@ -224,7 +225,7 @@ class Story:
                     to="item",
                     scope=scope,
                     opens_branch=True,
-                    held=0 < opened.window <= index,
+                    held=0 < opened.released <= index,
                     answer_within_ms=answer_within_ms,
                 )
             )

@@ -23,6 +23,7 @@ from routing.records import (
     LogEntry,
     Opening,
     Publication,
+    Run,
     StoredResult,
     Thread,
     Transition,
@@ -77,13 +78,19 @@ class SharedBackend(Protocol):
         trip less; it is said although the delivery may be refused.
         """
 
-    def commit(self, transition: Transition) -> CommitResult:
+    def commit(
+        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+    ) -> CommitResult:
         """Settle a delivery and create all that follows from it.
+
+        `run` may go on with one of those, begun in the same operation: see there, and
+        `Committed.begun`.
 
         Fenced when the token is not the newest. Replan when a proposed child thread exists
         already under another id, when `max_deliveries` would be passed, or when a join's label
         is in use. Committed(adopted=True) when it was settled before: repeating is safe, and
-        what the first commit created and nobody has published is handed out again. The last
+        what the first commit created and nobody has published is handed out again, and so is
+        what it took. The last
         delivery of a branch to settle without an answer fails the branch with
         `silent_branch`; the last of a conversation completes it without a value.
         """
@@ -93,18 +100,21 @@ class SharedBackend(Protocol):
 
     def retry(
         self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
-    ) -> bool:
+    ) -> tuple[Publication, ...] | None:
         """End a run that is to be repeated: the delivery falls due in `delay_ms`.
 
-        Until then nobody gets it, and its conversation is kept. False, and nothing changes, when
-        `attempt` is not the newest or not running; so repeating is safe.
+        Until then nobody gets it, and its conversation is kept. Returns the messages to publish:
+        of branches that need not wait for it. None, and nothing changes, when `attempt` is not
+        the newest or not running; so repeating is safe.
         """
 
     def released(self, conversation: str) -> None:
         """The injector has been told how its conversation ended. Repeating is safe."""
 
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
-        """Extend the leases (conversation, delivery) that `owner` holds; others are left.
+        """Extend the leases (conversation, run) that `owner` holds; others are left.
+
+        A run is named by the delivery that it began with; its lease is on the one it has come to.
 
         It counts as activity: a run may last longer than the retention.
         """
@@ -114,8 +124,9 @@ class SharedBackend(Protocol):
     ) -> Publication | None:
         """Give up `owner`'s lease because its run is over without a commit.
 
-        Returns the message to publish for the next attempt, or None if it was not leased to
-        `owner` any more. `reason` (`timeout`, `lost`) is shown to the next attempt.
+        `delivery` is the one that the run began with. Returns the message to publish for the next
+        attempt, or None if it was not leased to `owner` any more. `reason` (`timeout`, `lost`) is
+        shown to the next attempt.
         """
 
     def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
@@ -164,6 +175,14 @@ class SharedBackend(Protocol):
         Nothing of them is left, in no list either.
         """
 
+    # --- workers ------------------------------------------------------------------------
+
+    def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
+        """Say that a worker with so many pool processes is there, for `ttl_ms`."""
+
+    def processes(self) -> int:
+        """How many pool processes the workers have that are there now."""
+
     # --- dead letters -------------------------------------------------------------------
 
     def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
@@ -193,6 +212,15 @@ class SharedBackend(Protocol):
         self, conversation: str, join: str, start: int, stop: int
     ) -> Sequence[StoredResult]:
         """The answers of indexes `start` to `stop - 1` that are there, in index order."""
+
+    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+        """Store items from index `start` of a list; the same ones again change nothing.
+
+        Raises UnknownConversationError.
+        """
+
+    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+        """The items `start` to `stop - 1` of a stored list that are there, in order."""
 
     # --- threads ------------------------------------------------------------------------
 

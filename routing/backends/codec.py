@@ -59,6 +59,7 @@ def delivery_row(delivery: Delivery) -> str:
             "held": delivery.held,
             "opens_branch": delivery.opens_branch,
             "answer_within_ms": delivery.answer_within_ms,
+            "local_s": delivery.local_s,
         }
     )
 
@@ -80,6 +81,7 @@ def delivery_from(row: bytes | str, envelope: bytes = b"") -> Delivery:
         held=r["held"],
         opens_branch=r["opens_branch"],
         answer_within_ms=r["answer_within_ms"],
+        local_s=r["local_s"],
     )
 
 
@@ -132,7 +134,9 @@ def join_row(join: Join) -> str:
             "deliveries": join.deliveries,
             "targets": join.targets,
             "window": join.window,
+            "released": join.released,
             "deadline_ms": join.deadline_ms,
+            "item_timeout_ms": join.item_timeout_ms,
             "label": join.label,
             "memo": join.memo,
         }
@@ -153,7 +157,9 @@ def join_from(row: bytes | str) -> Join:
         deliveries=tuple(r["deliveries"]),
         targets=tuple(r["targets"]),
         window=r["window"],
+        released=r["released"],
         deadline_ms=r["deadline_ms"],
+        item_timeout_ms=r["item_timeout_ms"],
         label=r["label"],
         memo=r["memo"],
     )

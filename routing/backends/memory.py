@@ -56,6 +56,7 @@ from routing.records import (
     LogEntry,
     Opening,
     Publication,
+    Run,
     Skip,
     StoredResult,
     Thread,
@@ -109,6 +110,8 @@ class MemoryBackend:
         self._lock = threading.Lock()
         self._states: dict[str, ConversationState] = {}
         self._shared = SharedLists()
+        #: by name: until when a worker is there, and how many processes it has
+        self._workers: dict[str, tuple[int, int]] = {}
         #: (created ms, id), oldest first
         self._index: list[tuple[int, str]] = []
 
@@ -149,14 +152,18 @@ class MemoryBackend:
         return state.begin(delivery, owner=owner, lease_ms=lease_ms)
 
     @_atomic
-    def commit(self, transition: Transition) -> CommitResult:
+    def commit(
+        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+    ) -> CommitResult:
+        self._clear(published)
         state = self._opened(transition.conversation)
         stored = state.deliveries.get(transition.delivery) if state else None
         if state is None or stored is None:
             return Fenced()
         if stored.state in ("settled", "cancelled"):
             if stored.state == "settled" and stored.attempt == transition.attempt:
-                return Committed(unpublished(state, transition), adopted=True)
+                taken = state.taken_before(stored, run) if run is not None else None
+                return Committed(unpublished(state, transition), adopted=True, begun=taken)
             return Committed(adopted=True)
         if stored.state != "leased" or stored.attempt != transition.attempt:
             return Fenced()
@@ -174,10 +181,15 @@ class MemoryBackend:
         else:
             state.close_inside(stored, depth)
             state.note("late", stored.row.id)
+        state.free_lane(stored, run.lanes if run is not None else 0)
         state.landed()
+        ends = state.is_final and not ended_before
+        begun = state.take(run) if run is not None and not ends else None
+        if run is not None and begun is None:
+            state.runs.pop(run.id, None)
         state.touch(self._ttl_ms)
-        if ended_before or not state.is_final:
-            return Committed(state.publications())
+        if not ends:
+            return Committed(state.publications(), begun=begun)
         return Committed(state.publications(), state.ending, state.resume())
 
     @_atomic
@@ -198,13 +210,13 @@ class MemoryBackend:
     @_atomic
     def retry(
         self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
-    ) -> bool:
+    ) -> tuple[Publication, ...] | None:
         state, stored = self._stored(conversation, delivery)
         if not state or not stored or (stored.state, stored.attempt) != ("leased", attempt):
-            return False
+            return None
         state.retry(stored, delay_ms, reason)
         state.touch(self._ttl_ms)
-        return True
+        return state.publications()
 
     @_atomic
     def released(self, conversation: str) -> None:
@@ -216,22 +228,20 @@ class MemoryBackend:
     @_atomic
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
         for conversation, delivery in leases:
-            state = self._opened(conversation)
-            stored = state.deliveries.get(delivery) if state else None
+            state, stored = self._run(conversation, delivery)
             if state and stored and stored.state == "leased" and stored.owner == owner:
-                state.set_due("d", delivery, self._now + lease_ms)
+                state.set_due("d", stored.row.id, self._now + lease_ms)
                 state.touch(self._ttl_ms)
 
     @_atomic
     def abandon(
         self, conversation: str, delivery: str, *, owner: str, reason: str
     ) -> Publication | None:
-        state = self._opened(conversation)
-        stored = state.deliveries.get(delivery) if state else None
+        state, stored = self._run(conversation, delivery)
         if not state or not stored or stored.state != "leased" or stored.owner != owner:
             return None
         state.make_ready(stored, stored.attempt, reason)
-        state.note("abandoned", codec.dump((delivery, reason)))
+        state.note("abandoned", codec.dump((stored.row.id, reason)))
         return state.publications()[0]
 
     @_atomic
@@ -319,6 +329,19 @@ class MemoryBackend:
             self._forget(conversation)
         return len(over[:limit])
 
+    # --- workers ------------------------------------------------------------------------
+
+    @_atomic
+    def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
+        self._workers[worker] = (self._now + ttl_ms, processes)
+
+    @_atomic
+    def processes(self) -> int:
+        self._workers = {
+            name: found for name, found in self._workers.items() if found[0] > self._now
+        }
+        return sum(processes for _, processes in self._workers.values())
+
     # --- dead letters -------------------------------------------------------------------
 
     @_atomic
@@ -365,6 +388,22 @@ class MemoryBackend:
         branches = stored.branches if stored else {}
         found = (branches[index].result for index in range(start, stop) if index in branches)
         return [result for result in found if result is not None]
+
+    @_atomic
+    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+        if not items:
+            return
+        state = self._opened(conversation)
+        if state is None:
+            raise UnknownConversationError(conversation)
+        state.items.setdefault(name, {}).update(enumerate(items, start))
+        state.touch(self._ttl_ms)
+
+    @_atomic
+    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+        state = self._opened(conversation)
+        known = state.items.get(name, {}) if state else {}
+        return [known[index] for index in range(start, stop) if index in known]
 
     # --- threads ------------------------------------------------------------------------
 
@@ -470,6 +509,7 @@ class MemoryBackend:
     @_atomic
     def clear(self) -> None:
         self._states.clear()
+        self._workers.clear()
         self._shared.due.clear()
         self._shared.sent.clear()
         self._shared.dead.clear()
@@ -497,6 +537,13 @@ class MemoryBackend:
     ) -> tuple[ConversationState | None, StoredDelivery | None]:
         state = self._opened(conversation)
         return state, state.deliveries.get(delivery) if state else None
+
+    def _run(
+        self, conversation: str, run: str
+    ) -> tuple[ConversationState | None, StoredDelivery | None]:
+        """The delivery that a run has come to; it is named by the one that it began with."""
+        state = self._opened(conversation)
+        return state, state.deliveries.get(state.runs.get(run, run)) if state else None
 
     def _new_state(self, conversation: str) -> ConversationState:
         self._forget(conversation)

@@ -26,7 +26,9 @@ from routing.records import (
     Join,
     Opening,
     Publication,
+    Refill,
     Release,
+    Run,
     Skip,
     StoredResult,
     Thread,
@@ -80,12 +82,24 @@ class StoredJoin:
     """A join with its counts."""
 
     spec: Join
-    #: the first index that no window has released yet
+    #: the first index that was not released yet
     next: int
+    #: how many are released at a time, where the first settling of a branch's frees a lane
+    lanes: int = 0
+    #: free lanes for which nothing was held
+    idle: int = 0
+    #: the held delivery that brings more branches, and the index it is released with
+    more: str = ""
+    low: int = 0
     ok: int = 0
     failed: int = 0
     fired: bool = False
     branches: dict[int, StoredBranch] = field(default_factory=dict)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether it has branches that were not released when it was opened."""
+        return 0 < self.spec.released < self.spec.total
 
     def branch(self, index: int) -> StoredBranch:
         return self.branches.setdefault(index, StoredBranch())
@@ -123,6 +137,10 @@ class ConversationState:
         self.threads: dict[str, Thread] = {}
         self.children: dict[str, dict[str, str]] = {}
         self.joins: dict[str, StoredJoin] = {}
+        #: the delivery that a run has come to, by the one that it began with
+        self.runs: dict[str, str] = {}
+        #: stored lists, each with its items by index
+        self.items: dict[str, dict[int, bytes]] = {}
         #: the open joins by kind and label
         self.labels: dict[tuple[str, str], str] = {}
         self.log: list[tuple[int, str, str]] = []
@@ -205,15 +223,35 @@ class ConversationState:
         self.slots.setdefault(row.thread, []).append(row.id)
         self.note("message", row.id)
 
+    def hold(self, row: Delivery) -> None:
+        branch = row.scope[-1]
+        join = self.joins[branch.join]
+        join.branch(branch.index).held = row.id
+        if join.idle > 0:
+            join.idle -= 1
+            self.release_next(join)
+
     def create_delivery(self, row: Delivery) -> None:
+        if row.held and row.opens_branch and self.joins[row.scope[-1].join].fired:
+            return
         stored = self.deliveries[row.id] = StoredDelivery(row, "held")
         self.count += 1
         self.remember(row)
         if not row.held:
             self.launch(stored)
         elif row.opens_branch:
-            branch = row.scope[-1]
-            self.joins[branch.join].branch(branch.index).held = row.id
+            self.hold(row)
+
+    def create_refill(self, refill: Refill) -> bool:
+        """False if its join has fired, and needs no more branches."""
+        join, stored = self.joins[refill.join], self.deliveries[refill.delivery]
+        if join.fired:
+            stored.set("cancelled")
+        elif join.next > refill.at:
+            self.launch(stored)
+        else:
+            join.more, join.low = refill.delivery, refill.at
+        return not join.fired
 
     def create_wait(self, wait: Wait) -> None:
         self.deliveries[wait.id] = StoredDelivery(wait, "waiting")
@@ -243,6 +281,7 @@ class ConversationState:
         self.not_due("d", stored.row.id)
         self._sent.pop(self.member("d", stored.row.id), None)
         self.close_inside(stored, depth)
+        self.free_lane(stored, 0)
         self.landed()
 
     def sent(self, stored: StoredDelivery) -> None:
@@ -255,6 +294,7 @@ class ConversationState:
         self.set_due("d", stored.row.id, self.now + delay_ms)
         self.postponed_ms = max(self.postponed_ms, self.now + delay_ms)
         self.note("retry", codec.dump((stored.row.id, reason)))
+        self.free_lane(stored, 0)
 
     def bury(self, stored: StoredDelivery, reason: str) -> None:
         stored.dead = f"{self.now:015d}:{self.member('x', stored.row.id)}"
@@ -318,6 +358,13 @@ class ConversationState:
         self.not_due("j", join.spec.id)
         if join.spec.label:
             self.labels.pop((join.spec.kind, join.spec.label), None)
+        if join.more:
+            more = self.deliveries[join.more]
+            more.set("cancelled")
+            join.more = ""
+            if more.row.scope:
+                around = more.row.scope[-1]
+                self.joins[around.join].branch(around.index).more_in_flight -= 1
         return True
 
     def close_inside(self, stored: StoredDelivery, depth: int) -> None:
@@ -342,11 +389,32 @@ class ConversationState:
             self.drop_waits(join.branches[index])
 
     def release_next(self, join: StoredJoin) -> None:
-        held = join.branch(join.next).held if join.next < join.spec.total else ""
+        if not join.holds_back or join.fired:
+            return
+        index = join.next
+        held = join.branches[index].held if index in join.branches else ""
         if not held:
+            join.idle += 1
             return
         join.next += 1
+        join.branches[index].held = ""
         self.launch(self.deliveries[held])
+        if join.more and index >= join.low:
+            self.launch(self.deliveries[join.more])
+            join.more = ""
+
+    def free_lane(self, stored: StoredDelivery, wanted: int) -> None:
+        row = stored.row
+        killed = self.status is ConversationStatus.KILLED
+        if isinstance(row, Wait) or not row.opens_branch or killed:
+            return
+        join = self.joins[row.scope[-1].join]
+        if not join.lanes:
+            return
+        self.release_next(join)
+        if join.lanes < wanted:
+            join.lanes += 1
+            self.release_next(join)
 
     def answer_branch(self, branch: Branch, success: bool, path: str, payload: bytes) -> bool:
         join = self.joins.get(branch.join)
@@ -363,7 +431,7 @@ class ConversationState:
             or 0 < spec.need_failed <= join.failed
         ):
             self.fire(join)
-        else:
+        elif spec.window > 0:
             self.release_next(join)
         return True
 
@@ -437,14 +505,40 @@ class ConversationState:
         if stored.state == "leased":
             reason = "lost"
             self.note("abandoned", codec.dump((delivery, reason)))
-        stored.set("leased", attempt=stored.attempt + 1, owner=owner)
-        self.set_due("d", delivery, self.now + lease_ms)
         self._sent.pop(self.member("d", delivery), None)
+        return self.grant(stored, reason, owner=owner, lease_ms=lease_ms)
+
+    def take(self, run: Run) -> Begun | None:
+        """What a run goes on with, of what is ready now."""
+        for position in reversed(range(len(self.publish))):
+            row = self.publish[position]
+            stored = self.deliveries[row.id]
+            known = row.thread in self.threads
+            if 0 < row.local_s <= run.within_s and self.moot(stored) is None and known:
+                del self.publish[position]
+                self.runs[run.id] = row.id
+                return self.grant(stored, stored.reason, owner=run.owner, lease_ms=run.lease_ms)
+        return None
+
+    def taken_before(self, settled: StoredDelivery, run: Run) -> Begun | None:
+        """What an earlier copy of a commit took, if its answer was lost."""
+        stored = self.deliveries[self.runs.get(run.id, settled.row.id)]
+        if stored is settled or (stored.state, stored.owner) != ("leased", run.owner):
+            return None
+        return self.told(stored, stored.reason)
+
+    def grant(self, stored: StoredDelivery, reason: str, *, owner: str, lease_ms: int) -> Begun:
         row = stored.delivery
+        stored.set("leased", attempt=stored.attempt + 1, owner=owner)
+        self.set_due("d", row.id, self.now + lease_ms)
         if row.answer_within_ms > 0:
             timer = branch_id(row.scope[-1])
             if not self.due_at("b", timer):
                 self.set_due("b", timer, self.now + row.answer_within_ms)
+        return self.told(stored, reason)
+
+    def told(self, stored: StoredDelivery, reason: str) -> Begun:
+        row = stored.delivery
         thread = self.threads[row.thread]
         join = self.joins.get(thread.branch.join) if thread.branch else None
         known = self.children.get(thread.id, {})

@@ -54,11 +54,13 @@ def apply(state: ConversationState, transition: Transition) -> None:
         _open_join(state, join)
     for delivery in transition.deliveries:
         state.create_delivery(delivery)
+    refills = [state.create_refill(refill) for refill in transition.refills]
     for wait in transition.waits:
         state.create_wait(wait)
     for result in transition.results:
         state.apply_result(result, transition.delivery)
     own_branch = sum(not delivery.opens_branch for delivery in transition.deliveries)
+    own_branch -= refills.count(False)
     state.book_branch(stored, own_branch + len(transition.waits), transition.silent_branch)
     if transition.dead_letter:
         state.bury(stored, transition.note)
@@ -69,7 +71,11 @@ def apply(state: ConversationState, transition: Transition) -> None:
 
 
 def _open_join(state: ConversationState, join: Join) -> None:
-    state.joins[join.id] = StoredJoin(join, next=join.window or join.total)
+    stored = state.joins[join.id] = StoredJoin(join, next=join.released or join.total)
+    if stored.holds_back and not join.window:
+        stored.lanes = join.released
+    if stored.holds_back:
+        stored.idle = max(0, join.window - join.released)
     if join.label:
         state.labels[join.kind, join.label] = join.id
     if join.deadline_ms > 0:

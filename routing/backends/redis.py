@@ -53,6 +53,7 @@ from routing.records import (
     Publication,
     Release,
     Replan,
+    Run,
     Skip,
     StoredResult,
     Thread,
@@ -120,6 +121,8 @@ class RedisBackend:
             name: client.register_script(prelude + (folder / f"{name}.lua").read_text())
             for name in _SCRIPTS
         }
+        self._workers = client.register_script((folder / "workers.lua").read_text())
+        self._workers_key = self._shard_key(0, "workers")
 
     # --- deliveries ---------------------------------------------------------------------
 
@@ -179,8 +182,11 @@ class RedisBackend:
         return _beginning(conversation, reply)
 
     @_at_the_edge
-    def commit(self, transition: Transition) -> CommitResult:
-        reply = self._run("commit", transition.conversation, *_commit_args(transition))
+    def commit(
+        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+    ) -> CommitResult:
+        args = _commit_args(transition, run)
+        reply = self._run_after(published, "commit", transition.conversation, *args)
         return _commit_result(transition.conversation, reply)
 
     @_at_the_edge
@@ -191,8 +197,9 @@ class RedisBackend:
     @_at_the_edge
     def retry(
         self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
-    ) -> bool:
-        return bool(self._run("retry", conversation, delivery, attempt, delay_ms, reason))
+    ) -> tuple[Publication, ...] | None:
+        reply = self._run("retry", conversation, delivery, attempt, delay_ms, reason)
+        return _publications(conversation, reply[1]) if reply[0] else None
 
     @_at_the_edge
     def released(self, conversation: str) -> None:
@@ -270,6 +277,16 @@ class RedisBackend:
         members = [m.decode() for found in pipe.execute() for m in found][:limit]
         return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
 
+    # --- workers ------------------------------------------------------------------------
+
+    @_at_the_edge
+    def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
+        self._workers(keys=[self._workers_key], args=[ttl_ms, processes, worker])
+
+    @_at_the_edge
+    def processes(self) -> int:
+        return int(cast(int, self._workers(keys=[self._workers_key], args=["", "", ""])))
+
     # --- dead letters -------------------------------------------------------------------
 
     @_at_the_edge
@@ -328,6 +345,19 @@ class RedisBackend:
                 success, path, payload = value.split(b"|", 2)
                 results.append(StoredResult(index, success == b"1", payload, path.decode()))
         return results
+
+    @_at_the_edge
+    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+        if items and not self._run("put_items", conversation, name, start, *items):
+            raise UnknownConversationError(conversation)
+
+    @_at_the_edge
+    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+        if stop <= start:
+            return []
+        fields = [f"i:{name}:{index}" for index in range(start, stop)]
+        found = self._hmget(self._keys(conversation)[3], fields)
+        return [item for item in found if item is not None]
 
     # --- threads ------------------------------------------------------------------------
 
@@ -475,6 +505,7 @@ class RedisBackend:
                 for member in members:
                     self._run("forget", member.decode().partition(":")[2], member, 1)
             self._redis.unlink(*(self._shard_key(shard, part) for part in ("due", "dead", "sent")))
+        self._redis.unlink(self._workers_key)
 
     def close(self) -> None:
         self._redis.close()
@@ -535,7 +566,7 @@ class RedisBackend:
 _SCRIPTS = (
     "open", "begin", "commit", "published", "released", "renew", "abandon", "answer", "kill",
     "reclaim", "forget", "put_thread", "child_thread", "drop_threads", "retry", "republish",
-    "drop", "replay",
+    "drop", "replay", "put_items",
 )  # fmt: skip
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
 _OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context", "waits")
@@ -562,7 +593,7 @@ def _beginning(conversation: str, reply: list[Any]) -> Beginning:
     return Skip(reply[1].decode())
 
 
-def _commit_args(transition: Transition) -> list[str | bytes]:
+def _commit_args(transition: Transition, run: Run | None) -> list[str | bytes]:
     later = [(r, r.then_delivery) for r in transition.results if r.then_delivery is not None]
     created = [*transition.deliveries, *(delivery for _, delivery in later)]
     # ARGV[4] is the first row: positions count from 1 behind conversation, grace and header.
@@ -579,15 +610,22 @@ def _commit_args(transition: Transition) -> list[str | bytes]:
             "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
             "children": transition.children,
             "joins": [
-                (j.id, codec.join_row(j), f"{j.kind}:{j.label}" if j.label else "")
+                (
+                    j.id,
+                    codec.join_row(j),
+                    f"{j.kind}:{j.label}" if j.label else "",
+                    j.released or j.total,
+                )
                 for j in transition.joins
             ],
             "results": [_result_row(r, position.get(id(r), 0)) for r in transition.results],
             "waits": [(w.id, codec.wait_row(w)) for w in transition.waits],
+            "refills": transition.refills,
             "ending": (ending.status, codec.dump(ending.value)) if ending else False,
             "silent": transition.silent_branch.decode(),
             "note": transition.note,
             "dead_letter": transition.dead_letter,
+            "run": (run.id, run.owner, run.lease_ms, run.within_s, run.lanes) if run else False,
         }
     )
     args: list[str | bytes] = [header]
@@ -617,12 +655,18 @@ def _commit_result(conversation: str, reply: list[Any]) -> CommitResult:
         _, count, clashes, over_limit, label_taken = reply
         children = {(parent, name): child for parent, name, child in json.loads(clashes)}
         return Replan(count, children, bool(over_limit), bool(label_taken))
-    publications = _publications(conversation, reply[1])
-    if len(reply) == 2:
-        return Committed(publications, adopted=kind == b"adopted")
-    _, _, status, value, canvas, entry = reply
+    _, rows, ended, taken = reply
+    release, resume = None, None
+    if ended:
+        status, value, canvas, entry = ended
+        release = codec.ending_from(status, value)
+        resume = _resume(conversation, canvas, entry)
     return Committed(
-        publications, codec.ending_from(status, value), _resume(conversation, canvas, entry)
+        publications=_publications(conversation, rows),
+        release=release,
+        resume=resume,
+        adopted=kind == b"adopted",
+        begun=Begun(codec.frame_from(conversation, taken)) if taken else None,
     )
 
 

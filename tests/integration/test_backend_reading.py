@@ -31,7 +31,7 @@ ODD_IDS = [
 #: what the scripts may call, each of them older than Redis 6.2
 COMMANDS = {
     *("EXISTS", "PEXPIRE", "TIME", "UNLINK", "RPUSH"),
-    *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYRANK", "ZSCORE"),
+    *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZSCORE"),
     *("HDEL", "HEXISTS", "HGET", "HINCRBY", "HKEYS", "HMGET", "HSET", "HSETNX"),
 }
 

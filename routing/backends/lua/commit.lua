@@ -1,38 +1,71 @@
 -- Settle a delivery and create all that follows, or say why not.
 -- ARGV[3] header (JSON: delivery, attempt, max_deliveries, created, threads, children, joins,
---   results, waits, ending, silent, note, dead_letter), then for each of its `created`
---   deliveries the row and the envelope; a result's `next` is the ARGV position of the row it
---   creates if it counts
+--   results, waits, refills, ending, silent, note, dead_letter, and run: {id, owner, lease ms,
+--   within_s, lanes} or false), then for each of its `created` deliveries the row and the
+--   envelope; a result's `next` is the ARGV position of the row it creates if it counts
 local h = cjson.decode(ARGV[3])
-local status = redis.call('HGET', C, 'status')
 local state, attempt = state_of(h.delivery)
 if not status or not state then return {'fenced'} end
+local run_id, owner, lease, within_s, lanes = unpack(h.run or {h.delivery, '', 0, 0, 0})
+local run = 'l:' .. run_id
+
+-- The lease on what an earlier copy of this commit took, if its answer was lost.
+local function taken_before()
+  local id = h.run and redis.call('HGET', D, run)
+  if not id or id == h.delivery then return false end
+  local taken, tries, holder, reason = state_of(id)
+  if taken ~= 'leased' or holder ~= owner then return false end
+  local raw = redis.call('HGET', D, 'r:' .. id)
+  return told(id, raw, cjson.decode(raw), tries, reason)
+end
 
 if state == 'settled' and attempt == h.attempt then  -- its answer was lost; this is the repetition
+  local rows = {}
   for i = 1, h.created do
     local row = ARGV[2 + 2 * i]
-    if state_of(cjson.decode(row).id) == 'ready' then publish[#publish + 1] = row end
+    if state_of(cjson.decode(row).id) == 'ready' then rows[#rows + 1] = row end
   end
-  return {'adopted', publish}
+  return {'adopted', rows, false, taken_before()}
 end
-if state == 'settled' or state == 'cancelled' then return {'adopted', publish} end
+if state == 'settled' or state == 'cancelled' then return {'adopted', {}, false, false} end
 if state ~= 'leased' or attempt ~= h.attempt then return {'fenced'} end
 
 local row = row_of(h.delivery)
-local ended_before = final(status)
+local ended_before = is_final()
 
 local function settle()
   set_state(h.delivery, 'settled', attempt)
   redis.call('ZREM', DUE, member('d', h.delivery))
 end
 
-local function committed()
+-- Let the run go on at once with one of the deliveries that are ready now, the last one that may.
+local function take()
+  if within_s == 0 or (is_final() and not ended_before) then return false end
+  for i = #publish, 1, -1 do
+    local ready = publish[i]
+    local fields = ready.row or cjson.decode(ready.raw)
+    if fields.local_s > 0 and fields.local_s <= within_s
+        and not moot(fields) and redis.call('HEXISTS', T, 't:' .. fields.thread) == 1 then
+      table.remove(publish, i)
+      redis.call('HSET', D, run, ready.id)
+      return grant(ready.id, ready.raw, fields, ready.attempt, ready.reason, owner, lease)
+    end
+  end
+  return false
+end
+
+local function committed(new_key)
+  free_lane(row, lanes)
   landed()
-  touch()
-  if ended_before or not final(redis.call('HGET', C, 'status')) then return {'committed', publish} end
-  local told = redis.call('HMGET', C, 'status', 'value', 'canvas', 'entry')
-  return {'committed', publish, told[1], told[2], told[3],
-    redis.call('HGET', D, 'r:' .. told[4])}
+  local begun = take()
+  if run_id ~= h.delivery and not begun then redis.call('HDEL', D, run) end
+  touch(new_key)
+  local ending = false
+  if not ended_before and is_final() then
+    local ended = redis.call('HMGET', C, 'value', 'canvas')
+    ending = {status, ended[1], ended[2], redis.call('HGET', D, 'r:' .. entry)}
+  end
+  return {'committed', outbox(), ending, begun}
 end
 
 local depth = status == 'killed' and #row.scope or moot(row)
@@ -48,7 +81,6 @@ for _, child in ipairs(h.children) do
   local known = children_of(child[1])[child[2]]
   if known and known ~= child[3] then clashes[#clashes + 1] = {child[1], child[2], known} end
 end
-local count = tonumber(redis.call('HGET', C, 'count'))
 if #clashes > 0 then return {'replan', count, cjson.encode(clashes), 0, 0} end
 for _, join in ipairs(h.joins) do
   if join[3] ~= '' and redis.call('HEXISTS', J, 'l:' .. join[3]) == 1 then
@@ -66,10 +98,17 @@ for _, join in ipairs(h.joins) do
   local spec = cjson.decode(join[2])
   redis.call('HSET', J, 'j:' .. join[1], join[2])
   if join[3] ~= '' then redis.call('HSET', J, 'l:' .. join[3], join[1]) end
-  if spec.window > 0 then redis.call('HSET', J, 'next:' .. join[1], spec.window) end
+  if join[4] < spec.total then
+    redis.call('HSET', J, 'next:' .. join[1], join[4])
+    if spec.window == 0 then redis.call('HSET', J, 'lanes:' .. join[1], join[4]) end
+    if spec.window > join[4] then
+      redis.call('HSET', J, 'idle:' .. join[1], spec.window - join[4])
+    end
+  end
   if spec.deadline_ms > 0 then
     redis.call('ZADD', DUE, now + spec.deadline_ms, member('j', join[1]))
   end
+  if spec.deadline_ms > 0 or spec.item_timeout_ms > 0 then redis.call('HSET', C, 'timed', 1) end
 end
 
 local in_branch = 0  -- how many of the new deliveries live in this delivery's own branch
@@ -84,11 +123,22 @@ for i = 1, h.created do
     if not created.opens_branch then in_branch = in_branch + 1 end
   end
 end
+for _, refill in ipairs(h.refills) do  -- join, index, delivery
+  local at = redis.call('HMGET', J, 'next:' .. refill[1], 'fired:' .. refill[1])
+  if at[2] then
+    set_state(refill[3], 'cancelled')
+    in_branch = in_branch - 1
+  elseif tonumber(at[1]) > refill[2] then
+    launch(refill[3])
+  else
+    redis.call('HSET', J, 'low:' .. refill[1], refill[2], 'more:' .. refill[1], refill[3])
+  end
+end
 for _, wait in ipairs(h.waits) do
   redis.call('HSET', D, 'r:' .. wait[1], wait[2])
   redis.call('HSET', W, wait[1], wait[2])
   set_state(wait[1], 'waiting')
-  redis.call('HINCRBY', C, 'in_flight', 1)
+  in_flight = in_flight + 1
   redis.call('HINCRBY', C, 'waiting', 1)
   for _, branch in ipairs(row.scope) do
     local name = branch[1] .. ':' .. branch[2]
@@ -113,4 +163,4 @@ book_branch(row, in_branch, h.silent)
 if h.dead_letter then bury(h.delivery, h.note) end
 if h.note ~= '' then note('note', cjson.encode({h.delivery, h.note})) end
 if h.ending and not finish(h.ending[1], h.ending[2]) then note('late', h.delivery) end
-return committed()
+return committed(#h.joins > 0 or #h.waits > 0)

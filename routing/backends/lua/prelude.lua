@@ -1,14 +1,21 @@
 -- Prepended to every script that works on one conversation. All keys share the tag of one shard.
 -- KEYS[1] conversation  hash: entry, from, member, status, value, in_flight, waiting, count, ttl,
---                       created, updated, canvas, release (parked | due | handing | done),
---                       handed, dead: set if a delivery of it ever was a dead letter, postponed:
---                       the ms until which a delivery is, the last one
+--                       created, updated, touched: when its retention was last moved on, canvas,
+--                       release (parked | due | handing | done), handed, dead: set if a delivery
+--                       of it ever was a dead letter, timed: set if a join of it ever had a timer,
+--                       postponed: the ms until which a delivery is, the last one
 -- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner;
 --                       of a dead letter x:<id> its member of KEYS[11], y:<id> the reason; of a
---                       replayed one z:<id> the attempts before
+--                       replayed one z:<id> the attempts before; l:<id> the delivery that the run
+--                       which <id>'s message began has come to, if it is another one by now
 -- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread);
 --                       k: the injectors' own
--- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id>,
+-- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id> the first
+--                       index not released yet, lanes:<id> how many are released at a time, if a
+--                       lane is free again once the first delivery of its branch is settled, and
+--                       not with the answer; idle:<id> free lanes for which nothing was held,
+--                       more:<id> the held delivery that is released with index low:<id>;
+--                       i:<list>:<index> an item of a stored list;
 --                       l:<kind>:<label> the open join of that name, w:<id> set if anything
 --                       inside it ever waited; of a branch: h:<id>:<index> its held delivery,
 --                       c:<id>:<index> deliveries in flight less one, w:<id>:<index> waits (JSON),
@@ -34,13 +41,20 @@ local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[8], KEYS[9], KEYS[10], KEYS[11], 
 local conversation, grace = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local publish = {}  -- rows of the messages to publish, the script's answer
+-- The conversation's counts are read once and written once, by `touch` or `save`.
+local kept = redis.call('HMGET', C, 'status', 'in_flight', 'count', 'ttl', 'member', 'postponed',
+  'touched', 'entry')
+local status = kept[1]  -- false: there is no such conversation
+local in_flight, count = tonumber(kept[2] or 0), tonumber(kept[3] or 0)
+local ttl, name_in_lists, postponed = tonumber(kept[4] or 0), kept[5], tonumber(kept[6] or 0)
+local touched, entry = tonumber(kept[7] or 0), kept[8]
+local publish = {}  -- what this script made ready: {id, attempt, reason, raw row, row or nil}
 
 local function member(kind, id)
   return kind .. '|' .. #conversation .. '|' .. conversation .. '|' .. id
 end
 local function note(event, detail) redis.call('RPUSH', L, now .. '|' .. event .. '|' .. detail) end
-local function final(status)
+local function is_final()
   return status == 'completed' or status == 'error' or status == 'killed'
 end
 
@@ -56,21 +70,26 @@ local function set_state(id, state, attempt, owner, reason)
     state .. '|' .. (attempt or 0) .. '|' .. (reason or '') .. '|' .. (owner or ''))
 end
 
--- A conversation lives for its ttl after the last activity, or one that is set to come: then the sweep forgets it, lists and
--- all. The keys' own expiry comes a little later, for the case that no worker sweeps.
+local function save() redis.call('HSET', C, 'in_flight', in_flight, 'count', count) end
+
+-- A conversation lives for its ttl after the last activity, or one that is set to come: then the
+-- sweep forgets it, lists and all. The keys' own expiry comes a little later, for the case that no
+-- worker sweeps. All that is moved on once a second at most (sooner for a short ttl), unless a
+-- key is new.
 local MARGIN = 600000
-local function touch()
-  local kept = redis.call('HMGET', C, 'ttl', 'member', 'postponed')
-  local ttl = kept[1] + math.max(0, (kept[3] or now) - now)
-  redis.call('HSET', C, 'updated', now)
-  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ttl + MARGIN) end
-  redis.call('ZADD', RETENTION, now + ttl, kept[2])
+local function touch(new_key)
+  redis.call('HSET', C, 'updated', now, 'in_flight', in_flight, 'count', count)
+  if not new_key and now - touched < math.min(1000, ttl / 100) then return end
+  redis.call('HSET', C, 'touched', now)
+  local rest = ttl + math.max(0, postponed - now)
+  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], rest + MARGIN) end
+  redis.call('ZADD', RETENTION, now + rest, name_in_lists)
 end
 
-local function touch_threads(ttl)
-  if redis.call('EXISTS', C) == 1 then return touch() end
-  redis.call('PEXPIRE', T, ttl + MARGIN)
-  redis.call('ZADD', RETENTION, now + ttl, ':' .. conversation)
+local function touch_threads(ttl_ms)
+  if status then return touch(true) end
+  redis.call('PEXPIRE', T, ttl_ms + MARGIN)
+  redis.call('ZADD', RETENTION, now + ttl_ms, ':' .. conversation)
 end
 
 local function row_of(id) return cjson.decode(redis.call('HGET', D, 'r:' .. id)) end
@@ -84,17 +103,28 @@ local function adopt(parent, name, child)
   redis.call('HSET', T, 'k:' .. parent, cjson.encode(known))
 end
 
--- Put a delivery into the outbox, and its row into this script's answer.
-local function make_ready(id, attempt, reason)
-  set_state(id, 'ready', attempt, '', reason)
-  redis.call('ZADD', DUE, now + grace, member('d', id))
-  publish[#publish + 1] = redis.call('HGET', D, 'r:' .. id)
+-- Have `outbox` put a delivery there, or `take` hand it to whoever runs this script.
+local function make_ready(id, attempt, reason, raw, row)
+  publish[#publish + 1] = {id = id, attempt = attempt, reason = reason, row = row,
+    raw = raw or redis.call('HGET', D, 'r:' .. id)}
 end
 
--- The same for one that was not in flight until now.
-local function launch(id)
-  redis.call('HINCRBY', C, 'in_flight', 1)
-  make_ready(id, 0, '')
+-- Put what is ready into the outbox, late at `late` if nobody has published it by then; returns
+-- the rows of the messages to publish.
+local function outbox(late)
+  local rows = {}
+  for i, ready in ipairs(publish) do
+    set_state(ready.id, 'ready', ready.attempt, '', ready.reason)
+    redis.call('ZADD', DUE, late or now + grace, member('d', ready.id))
+    rows[i] = ready.raw
+  end
+  return rows
+end
+
+-- Make one ready that was not in flight until now.
+local function launch(id, raw, row)
+  in_flight = in_flight + 1
+  make_ready(id, 0, '', raw, row)
 end
 
 local function remember(row)
@@ -104,8 +134,9 @@ local function remember(row)
 end
 
 -- The conversation's end, once. Whoever injected it is told by a release.
-local function finish(status, value)
-  if final(redis.call('HGET', C, 'status')) then return false end
+local function finish(how, value)
+  if is_final() then return false end
+  status = how
   redis.call('HSET', C, 'status', status, 'value', value)
   note('ended', status)
   if redis.call('HGET', C, 'release') == 'parked' then
@@ -117,7 +148,8 @@ end
 
 -- One delivery less in flight.
 local function landed()
-  if redis.call('HINCRBY', C, 'in_flight', -1) <= 0 then finish('completed', 'null') end
+  in_flight = in_flight - 1
+  if in_flight <= 0 then finish('completed', 'null') end
 end
 
 -- How far out the branch is that was decided without this delivery, which need not run then.
@@ -134,8 +166,16 @@ end
 -- A join takes no more answers from now on. False if that was so before.
 local function close(join, spec)
   if redis.call('HSETNX', J, 'fired:' .. join, now) == 0 then return false end
-  redis.call('ZREM', DUE, member('j', join))
+  if spec.deadline_ms > 0 then redis.call('ZREM', DUE, member('j', join)) end
   if spec.label ~= '' then redis.call('HDEL', J, 'l:' .. spec.kind .. ':' .. spec.label) end
+  local more = redis.call('HGET', J, 'more:' .. join)
+  if not more then return true end
+  -- More items are not needed. The branch around the join has its body in flight still.
+  redis.call('HDEL', J, 'more:' .. join)
+  set_state(more, 'cancelled')
+  local around = row_of(more).scope
+  local branch = around[#around]
+  if branch then redis.call('HINCRBY', J, 'c:' .. branch[1] .. ':' .. branch[2], -1) end
   return true
 end
 
@@ -147,11 +187,45 @@ local function close_inside(row, depth)
   end
 end
 
+-- Release the next index of a join that holds some back; if it is not there yet, once it comes.
+local function release_next(join)
+  local at = redis.call('HMGET', J, 'next:' .. join, 'fired:' .. join, 'more:' .. join, 'low:' .. join)
+  if not at[1] or at[2] then return end
+  local slot = 'h:' .. join .. ':' .. at[1]
+  local held = redis.call('HGET', J, slot)
+  if not held then
+    redis.call('HINCRBY', J, 'idle:' .. join, 1)
+    return
+  end
+  redis.call('HSET', J, 'next:' .. join, at[1] + 1)
+  redis.call('HDEL', J, slot)
+  launch(held)
+  if at[3] and tonumber(at[1]) >= tonumber(at[4]) then
+    redis.call('HDEL', J, 'more:' .. join)
+    launch(at[3])
+  end
+end
+
+-- The first delivery of a branch has had its run: its lane takes the next index, and if there are
+-- fewer lanes than `wanted`, a new one does so as well.
+local function free_lane(row, wanted)
+  if not row.opens_branch or status == 'killed' then return end
+  local join = row.scope[#row.scope][1]
+  local lanes = redis.call('HGET', J, 'lanes:' .. join)
+  if not lanes then return end
+  release_next(join)
+  if tonumber(lanes) < wanted then
+    redis.call('HINCRBY', J, 'lanes:' .. join, 1)
+    release_next(join)
+  end
+end
+
 local function cancel(id, attempt, row, depth)
   set_state(id, 'cancelled', attempt)
   redis.call('ZREM', DUE, member('d', id))
   redis.call('ZREM', SENT, member('d', id))
   close_inside(row, depth)
+  free_lane(row, 0)
   landed()
 end
 
@@ -177,15 +251,6 @@ local function fire(join, spec)
   for index = 0, spec.total - 1 do drop_waits(join .. ':' .. index) end
 end
 
-local function release_next(join, spec)
-  local next = tonumber(redis.call('HGET', J, 'next:' .. join) or spec.total)
-  local held = next < spec.total and redis.call('HGET', J, 'h:' .. join .. ':' .. next)
-  if not held then return end
-  redis.call('HSET', J, 'next:' .. join, next + 1)
-  redis.call('HDEL', J, 'h:' .. join .. ':' .. next)
-  launch(held)
-end
-
 -- The first answer of a branch counts; false for any other, and after the join has fired.
 local function answer_branch(join, index, success, path, payload)
   local branch = join .. ':' .. index
@@ -203,8 +268,8 @@ local function answer_branch(join, index, success, path, payload)
   if ok + ko >= spec.total or (spec.need_ok > 0 and ok >= spec.need_ok)
       or (spec.need_failed > 0 and ko >= spec.need_failed) then
     fire(join, spec)
-  else
-    release_next(join, spec)
+  elseif spec.window > 0 then
+    release_next(join)
   end
   return true
 end
@@ -221,20 +286,32 @@ local function book_branch(row, created, silent)
   end
 end
 
+-- Hold an index of a join back, or release it to a lane that waits for one.
+local function hold(row)
+  local branch = row.scope[#row.scope]
+  redis.call('HSET', J, 'h:' .. branch[1] .. ':' .. branch[2], row.id)
+  if tonumber(redis.call('HGET', J, 'idle:' .. branch[1]) or 0) > 0 then
+    redis.call('HINCRBY', J, 'idle:' .. branch[1], -1)
+    release_next(branch[1])
+  end
+end
+
+-- Create a delivery; nothing, if it opens a branch of a join that has fired.
 local function create_delivery(raw, envelope)
   local row = cjson.decode(raw)
+  if row.held and row.opens_branch
+      and redis.call('HEXISTS', J, 'fired:' .. row.scope[#row.scope][1]) == 1 then
+    return row
+  end
   redis.call('HSET', D, 'r:' .. row.id, raw, 'e:' .. row.id, envelope)
-  redis.call('HINCRBY', C, 'count', 1)
+  count = count + 1
   remember(row)
   if not row.held then
-    launch(row.id)
+    launch(row.id, raw, row)
     return row
   end
   set_state(row.id, 'held')
-  if row.opens_branch then
-    local branch = row.scope[#row.scope]
-    redis.call('HSET', J, 'h:' .. branch[1] .. ':' .. branch[2], row.id)
-  end
+  if row.opens_branch then hold(row) end
   return row
 end
 
@@ -270,7 +347,6 @@ end
 
 -- Why a delivery cannot be run now, as an answer; nil if it can.
 local function refusal(id, fields, lease)
-  local status = redis.call('HGET', C, 'status')
   local state, attempt = state_of(id)
   local over = state == 'settled' or state == 'cancelled'
   if not over then
@@ -280,9 +356,7 @@ local function refusal(id, fields, lease)
       over = true
     end
   end
-  if over and final(status) and redis.call('HGET', C, 'entry') == id then
-    return grant_release(lease)
-  end
+  if over and is_final() and entry == id then return grant_release(lease) end
   if over then return {'skip', status == 'killed' and 'ended' or 'settled'} end
   local depth = moot(fields)
   if depth then
@@ -299,30 +373,46 @@ local function refusal(id, fields, lease)
   if (state == 'leased' or state == 'postponed') and due > now then return {'skip', state} end
 end
 
+-- What somebody who holds the lease on a delivery has to know.
+local function told(id, raw, row, attempt, reason)
+  local thread = redis.call('HMGET', T, 't:' .. row.thread, 'k:' .. row.thread)
+  local join = ''
+  if #row.scope > 0 then
+    local branch = cjson.decode(thread[1]).branch
+    join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1]) or ''
+  end
+  local fields = redis.call('HMGET', D, 'e:' .. id, 'z:' .. id)
+  return {'begun', attempt, raw, fields[1], thread[1], thread[2] or '{}', join, count, reason,
+    attempt - tonumber(fields[2] or 0)}
+end
+
+-- Give a delivery to `owner` for `lease` ms.
+local function grant(id, raw, row, attempt, reason, owner, lease)
+  set_state(id, 'leased', attempt + 1, owner, '')
+  redis.call('ZADD', DUE, now + lease, member('d', id))
+  if row.answer_within_ms > 0 then
+    local branch = row.scope[#row.scope]
+    redis.call('ZADD', DUE, 'NX', now + row.answer_within_ms,
+      member('b', branch[1] .. ':' .. branch[2]))
+  end
+  return told(id, raw, row, attempt + 1, reason)
+end
+
 local function begin(id, owner, lease)
-  local row = redis.call('EXISTS', C) == 1 and redis.call('HGET', D, 'r:' .. id)
-  if not row then return {'skip', 'unknown'} end
-  local fields = cjson.decode(row)
-  local refused = refusal(id, fields, lease)
-  if refused then return refused end
+  local raw = status and redis.call('HGET', D, 'r:' .. id)
+  if not raw then return {'skip', 'unknown'} end
+  local row = cjson.decode(raw)
+  local refused = refusal(id, row, lease)
+  if refused then
+    outbox()  -- of a lane that it made free; the sweep publishes it
+    save()
+    return refused
+  end
   local state, attempt, _, reason = state_of(id)
   if state == 'leased' then
     reason = 'lost'
     note('abandoned', cjson.encode({id, reason}))
   end
-  set_state(id, 'leased', attempt + 1, owner, '')
-  redis.call('ZADD', DUE, now + lease, member('d', id))
   redis.call('ZREM', SENT, member('d', id))
-  if fields.answer_within_ms > 0 then
-    local branch = fields.scope[#fields.scope]
-    redis.call('ZADD', DUE, 'NX', now + fields.answer_within_ms,
-      member('b', branch[1] .. ':' .. branch[2]))
-  end
-  local thread = redis.call('HGET', T, 't:' .. fields.thread)
-  local branch = cjson.decode(thread).branch
-  local join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1])
-  return {'begun', attempt + 1, row, redis.call('HGET', D, 'e:' .. id), thread,
-    redis.call('HGET', T, 'k:' .. fields.thread) or '{}', join or '',
-    tonumber(redis.call('HGET', C, 'count')), reason,
-    attempt + 1 - tonumber(redis.call('HGET', D, 'z:' .. id) or 0)}
+  return grant(id, raw, row, attempt, reason, owner, lease)
 end

@@ -1,14 +1,13 @@
 -- Take one late thing in hand, if it still is.
 -- ARGV[3] due member, ARGV[4] ms until it is late again, ARGV[5] what a silent branch answers
 local late = redis.call('ZSCORE', DUE, ARGV[3])
-if not late or tonumber(late) > now then return {publish} end
+if not late or tonumber(late) > now then return {{}} end
 local again = now + tonumber(ARGV[4])
 local kind = string.sub(ARGV[3], 1, 1)
 local id = string.sub(ARGV[3], #member(kind, '') + 1)
-local status = redis.call('HGET', C, 'status')
 if not status then  -- its retention is over
   redis.call('ZREM', DUE, ARGV[3])
-  return {publish}
+  return {{}}
 end
 
 local function reclaim_delivery()
@@ -25,7 +24,6 @@ local function reclaim_delivery()
     note('abandoned', cjson.encode({id, reason}))
   end
   make_ready(id, attempt, reason)
-  redis.call('ZADD', DUE, again, ARGV[3])
 end
 
 local function reclaim_timer()
@@ -44,15 +42,15 @@ local function reclaim_timer()
 end
 
 if kind == 'r' then
-  local told = redis.call('HMGET', C, 'release', 'canvas', 'entry')
-  if told[1] == 'done' then
+  local parked = redis.call('HMGET', C, 'release', 'canvas', 'entry')
+  if parked[1] == 'done' then
     redis.call('ZREM', DUE, ARGV[3])
-    return {publish}
+    return {{}}
   end
   redis.call('HSET', C, 'release', 'due')
   redis.call('ZADD', DUE, again, ARGV[3])
-  return {publish, told[2], redis.call('HGET', D, 'r:' .. told[3])}
+  return {{}, parked[2], redis.call('HGET', D, 'r:' .. parked[3])}
 end
 if kind == 'd' then reclaim_delivery() else reclaim_timer() end
 touch()
-return {publish}
+return {outbox(kind == 'd' and again or nil)}

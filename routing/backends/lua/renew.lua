@@ -1,9 +1,10 @@
--- Extend a lease. ARGV[3] owner, ARGV[4] lease ms, ARGV[5...] deliveries
+-- Extend leases. ARGV[3] owner, ARGV[4] lease ms, ARGV[5...] the deliveries that its runs began with
 local renewed = 0
 for i = 5, #ARGV do
-  local state, _, owner = state_of(ARGV[i])
+  local id = redis.call('HGET', D, 'l:' .. ARGV[i]) or ARGV[i]
+  local state, _, owner = state_of(id)
   if state == 'leased' and owner == ARGV[3] then
-    redis.call('ZADD', DUE, 'XX', now + tonumber(ARGV[4]), member('d', ARGV[i]))
+    redis.call('ZADD', DUE, 'XX', now + tonumber(ARGV[4]), member('d', id))
     renewed = renewed + 1
   end
 end
