@@ -156,22 +156,22 @@ class Deliverer:
         self, frame: Frame, run: _CurrentRun, refusal: Fault | None = None
     ) -> tuple[Outcome, Frame | None]:
         """One delivery, and what the run goes on with."""
-        self._runtime.reached(Point.BEGUN, frame.delivery.id)
+        self._runtime.reached(Point.BEGUN, frame.delivery)
         actions = (refusal,) if refusal else self._run(frame)
-        self._runtime.reached(Point.HANDLED, frame.delivery.id)
+        self._runtime.reached(Point.HANDLED, frame.delivery)
         if isinstance(actions, Retry):
             return self._postpone(actions, frame), None
         committed, transition = self._commit(actions, frame, run)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
             return Outcome(summary="taken over", skipped=True), None
-        self._runtime.reached(Point.COMMITTED, frame.delivery.id)
+        self._runtime.reached(Point.COMMITTED, frame.delivery)
         outbox: list[Publication] = list(committed.publications)
         if committed.resume is not None and not run.hands_over:
             outbox.append(committed.resume)
         joins = transition.joins + ((frame.join,) if frame.join else ())
         self._publisher.publish(outbox, root_id=run.root_id, joins=joins, clear_later=True)
-        self._runtime.reached(Point.CLEARED, frame.delivery.id)
+        self._runtime.reached(Point.CLEARED, frame.delivery)
         outcome = Outcome(committed.release if run.hands_over else None, _summary(transition))
         return outcome, committed.begun.frame if committed.begun else None
 

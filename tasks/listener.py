@@ -104,7 +104,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         """Called by Celery once the result is stored and the canvas has gone on."""
         conversation = getattr(self.request, "released", None)
         if conversation is not None:
-            self.runtime.reached(Point.RETURNED, conversation)
+            self.runtime.reached(Point.RETURNED, None)
             self.runtime.backend.released(conversation)
 
     def _claimed(self, conversation: str) -> Any:

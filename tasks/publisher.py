@@ -63,13 +63,13 @@ class Publisher:
             for publication in publications:
                 self._send(publication, root_id, known)
                 sent.append(publication)
-                self._runtime.reached(Point.PUBLISHING, publication.id)
+                self._runtime.reached(Point.PUBLISHING, None)
         except self._refusals as exc:
             logger.warning(
                 "outbox.kept conversation=%s unpublished=%d reason=%r",
                 publications[0].conversation, len(publications) - len(sent), exc,
             )  # fmt: skip
-        self._runtime.reached(Point.PUBLISHED, publications[0].conversation)
+        self._runtime.reached(Point.PUBLISHED, None)
         if clear_later:
             self._runtime.clear_later(publications[0].conversation, _cleared(sent))
             return len(sent)
@@ -125,9 +125,12 @@ class Publisher:
         injected = publication.canvas is not None
         if injected:
             options |= canvas.resume_options(publication.canvas or "")
-            # Else Celery would take the delivery that happens to publish this for its parent.
-            options["headers"] = {**options.get("headers", {}), "parent_id": options["parent_id"]}
-        options["headers"] = {**options.get("headers", {}), SENT_HEADER: now_ms()}
+        options["headers"] = {
+            **options.get("headers", {}),
+            # Else Celery would take the task that happens to publish this for its parent.
+            "parent_id": options["parent_id"],
+            SENT_HEADER: now_ms(),
+        }
         signature = canvas.message_signature(
             self._app,
             publication,

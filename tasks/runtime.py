@@ -18,10 +18,11 @@ from celery import Celery
 from routing import Organism
 from routing.backends import SharedBackend
 from routing.backends.base import Published
+from routing.records import Delivery
 from tasks.overtime import OvertimeBoard
 
 #: a delivery is taken over when its lease was not renewed for so long
-LEASE_MS = 5_000
+LEASE_MS = 4_000
 #: lanes of a fan-out: at least, and while no worker has said yet that it is there
 LEAST_LANES, UNKNOWN_LANES = 4, 64
 #: seconds after which the workers are counted again
@@ -61,9 +62,10 @@ class Runtime:
     owner: str = field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     )
-    #: told when a delivery has reached a point of its way: (`Point`, delivery id). Tests of
-    #: what a crash there leaves behind end the process in it; otherwise nobody listens.
-    reached: Callable[[str, str], None] = field(default=lambda *_: None, repr=False)
+    #: told when a run has reached a point of its way: (`Point`, the delivery, where that is
+    #: known). Tests of what a crash there leaves behind end the process in it; otherwise nobody
+    #: listens.
+    reached: Callable[[str, Delivery | None], None] = field(default=lambda *_: None, repr=False)
     #: whether task events are sent; set by the worker
     sends_events: bool = False
     #: where a pool process says how long it may take; set by the worker, if it has such a pool

@@ -189,13 +189,27 @@ class Deployment:
 
 
 def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
-    """The organism file again, in `directory`, with this broker; its imports are found."""
+    """The organism file again, in `directory`, with this broker."""
+    celery = yaml.safe_load(organism.read_text())["organism"].get("celery", {})
+    return adjusted(organism, directory, celery={**celery, "broker_url": broker_url})
+
+
+def adjusted(organism: Path, directory: Path, **section: Any) -> Path:
+    """The organism file again, in `directory`, with other values of its first section.
+
+    What it imports is found.
+    """
     make_importable(organism.parent)
     content = yaml.safe_load(organism.read_text())
-    content["organism"].setdefault("celery", {})["broker_url"] = broker_url
+    content["organism"] |= section
     copy = directory / organism.name
     copy.write_text(yaml.safe_dump(content, sort_keys=False))
     return copy
+
+
+def queued(organism: Path, directory: Path) -> Path:
+    """The same organism, where every delivery goes over the broker."""
+    return adjusted(organism, directory, local_slice_ms=0)
 
 
 def deployed(

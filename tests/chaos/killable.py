@@ -14,7 +14,9 @@ from pathlib import Path
 from celery import Celery
 
 import tasks
+from routing.records import Delivery
 from tasks.request import conversation_of
+from tasks.runtime import Point
 from tests.chaos.hooks import listen
 from tests.chaos.orders import HANDLING, Orders, append_line
 
@@ -34,18 +36,24 @@ def killable_app() -> Celery:
     orders = Orders(Path(os.environ[ORDERS]))
     journal = os.environ[JOURNAL]
 
-    def reached(point: str, _subject: str) -> None:
+    at_hand: list[Delivery] = []
+
+    def reached(point: str, delivery: Delivery | None) -> None:
         task = made.current_task
         if task is None:  # the main process, sweeping: no delivery's way
             return
-        # The request says which delivery this is: at some points the subject is another one.
-        request = task.request
-        conversation = str(conversation_of(request))
-        append_line(journal, [time.time(), os.getpid(), point, task.name, conversation, request.id])
-        orders.reached(point, task.name, conversation)
+        if delivery is not None or point == Point.RETURNED:
+            at_hand.clear()
+        if delivery is not None:
+            at_hand.append(delivery)
+        conversation = str(conversation_of(task.request))
+        # A run goes on with other deliveries than the one that its task is for.
+        name, message = (at_hand[0].to, at_hand[0].id) if at_hand else (task.name, task.request.id)
+        append_line(journal, [time.time(), os.getpid(), point, name, conversation, message])
+        orders.reached(point, name, conversation)
 
     runtime.reached = reached
-    listen(lambda: reached(HANDLING, ""))
+    listen(lambda: reached(HANDLING, None))
     return made
 
 

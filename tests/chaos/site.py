@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from routing.backends.redis import SHARDS
 from tests.chaos.fleet import Fleet
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import Orders
-from tests.harness import ORGANISMS, RECORDS_VARIABLE
+from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted
 
 ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
 
@@ -51,21 +52,26 @@ class Site:
         size: int = 2,
         concurrency: int = 2,
         watchers: int = 0,
+        local_slice_ms: int | None = None,
     ) -> None:
         self.directory = directory
+        organism = ORGANISM
+        if local_slice_ms is not None:
+            place = Path(shutil.copytree(ORGANISM.parent, directory / "chaos"))
+            organism = adjusted(place / ORGANISM.name, place, local_slice_ms=local_slice_ms)
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self.orders = Orders(directory / "orders")
         self.orders.directory.mkdir()
         self._records = directory / "records.jsonl"
         self._journal = directory / "journal.jsonl"
         direct = _urls(redis_url, redis_url)
-        self.app = tasks.create_app(ORGANISM, environ={**os.environ, **direct})
+        self.app = tasks.create_app(organism, environ={**os.environ, **direct})
         self.fleet = Fleet(
             nursery,
             directory,
             {
                 **_urls(registry_url or redis_url, broker_url or redis_url),
-                "THREADLOOM_ORGANISM": str(ORGANISM),
+                "THREADLOOM_ORGANISM": str(organism),
                 "CHAOS_GATES_URL": redis_url,
                 "CHAOS_JOURNAL": str(self._journal),
                 "CHAOS_ORDERS": str(self.orders.directory),
