@@ -20,10 +20,18 @@ from routing.records import (
     Wait,
 )
 
+_DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 
 def dump(value: object) -> str:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)
+
+
+def _loaded(text: bytes | str) -> Any:
+    """JSON that is UTF-8; told so, the decoder need not look for what it may be."""
+    return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
 def due_member(kind: str, conversation: str, thing: str) -> str:
@@ -66,7 +74,7 @@ def delivery_row(delivery: Delivery) -> str:
 
 def delivery_from(row: bytes | str, envelope: bytes = b"") -> Delivery:
     """The delivery of a row."""
-    r = json.loads(row)
+    r = _loaded(row)
     return Delivery(
         id=r["id"],
         thread=r["thread"],
@@ -115,7 +123,7 @@ def thread_row(thread: Thread) -> str:
 
 def thread_from(thread_id: str, row: bytes | str) -> Thread:
     """The thread of a row."""
-    r = json.loads(row)
+    r = _loaded(row)
     branch = Branch(*r["branch"]) if r["branch"] else None
     return Thread(thread_id, tuple(r["chain"]), r["parent"], branch, r.get("repairs", ""))
 
@@ -145,7 +153,7 @@ def join_row(join: Join) -> str:
 
 def join_from(row: bytes | str) -> Join:
     """The join of a row."""
-    r = json.loads(row)
+    r = _loaded(row)
     return Join(
         id=r["id"],
         kind=JoinKind(r["kind"]),
@@ -180,7 +188,7 @@ def wait_row(wait: Wait) -> str:
 
 def wait_from(row: bytes | str) -> Wait:
     """The wait of a row."""
-    r = json.loads(row)
+    r = _loaded(row)
     scope = tuple(Branch(*b) for b in r["scope"])
     return Wait(r["id"], r["thread"], r["to"], r["prompt"], scope)
 
@@ -188,7 +196,7 @@ def wait_from(row: bytes | str) -> Wait:
 def ending_from(status: bytes | str, value: bytes | str) -> Ending:
     """An ending as a conversation row holds it."""
     text = status.decode() if isinstance(status, bytes) else status
-    decoded: Mapping[str, Any] | None = json.loads(value)
+    decoded: Mapping[str, Any] | None = _loaded(value)
     return Ending(ConversationStatus(text), decoded)
 
 
@@ -196,7 +204,7 @@ def frame_from(conversation: str, reply: list[Any]) -> Frame:
     """The frame of a `begun` reply of begin.lua or open.lua."""
     _, attempt, row, envelope, thread, children, join, count, abandoned, tries = reply
     delivery = delivery_from(row, envelope)
-    known: dict[str, str] = json.loads(children)
+    known: dict[str, str] = _loaded(children)
     return Frame(
         conversation=conversation,
         delivery=delivery,

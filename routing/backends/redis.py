@@ -22,7 +22,6 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,  # redis's own, which is what this module maps
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -33,6 +32,7 @@ from redis.exceptions import (
 from config import RegistryUnavailableError
 from routing.backends import codec
 from routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, Published
+from routing.backends.script_line import Call, ScriptLine
 from routing.errors import UnknownConversationError, UnknownThreadError
 from routing.records import (
     Beginning,
@@ -115,13 +115,19 @@ class RedisBackend:
         self._ttl_ms = ttl_s * 1000
         self._publish_grace_ms = publish_grace_ms
         self._begin_grace_ms = begin_grace_ms
+        #: by shard: what the keys of a conversation begin with, and those that they share
+        self._shard_keys = [
+            (
+                [f"{self._shard_key(shard, part)}:" for part in _OWN_KEYS],
+                [self._shard_key(shard, part) for part in _SHARED_KEYS],
+            )
+            for shard in range(SHARDS)
+        ]
         folder = files("routing.backends") / "lua"
         prelude = (folder / "prelude.lua").read_text()
-        self._scripts = {
-            name: client.register_script(prelude + (folder / f"{name}.lua").read_text())
-            for name in _SCRIPTS
-        }
-        self._workers = client.register_script((folder / "workers.lua").read_text())
+        sources = {name: prelude + (folder / f"{name}.lua").read_text() for name in _SCRIPTS}
+        sources[_WORKERS] = (folder / f"{_WORKERS}.lua").read_text()
+        self._line = ScriptLine(client, sources)
         self._workers_key = self._shard_key(0, "workers")
 
     # --- deliveries ---------------------------------------------------------------------
@@ -281,11 +287,11 @@ class RedisBackend:
 
     @_at_the_edge
     def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
-        self._workers(keys=[self._workers_key], args=[ttl_ms, processes, worker])
+        self._line.run(Call(_WORKERS, [self._workers_key], [ttl_ms, processes, worker]))
 
     @_at_the_edge
     def processes(self) -> int:
-        return int(cast(int, self._workers(keys=[self._workers_key], args=["", "", ""])))
+        return int(self._line.run(Call(_WORKERS, [self._workers_key], ["", "", ""]))[0])
 
     # --- dead letters -------------------------------------------------------------------
 
@@ -508,53 +514,34 @@ class RedisBackend:
         self._redis.unlink(self._workers_key)
 
     def close(self) -> None:
+        self._line.close()
         self._redis.close()
 
     # --- plumbing -----------------------------------------------------------------------
 
     def _run(self, script: str, conversation: str, *args: str | bytes | int) -> Any:
-        return self._scripts[script](
-            keys=self._keys(conversation), args=[conversation, self._publish_grace_ms, *args]
-        )
+        return self._line.run(self._call(script, conversation, args))[0]
 
     def _run_after(
         self, published: Published, script: str, conversation: str, *args: str | bytes | int
     ) -> Any:
         """Run a script, and before it `published` for what the broker has, in one round trip."""
-        if not published:
-            return self._run(script, conversation, *args)
-        pipe = self._redis.pipeline(transaction=False)
-        graces = (self._publish_grace_ms, self._begin_grace_ms)
-        calls: list[tuple[str, str, list[str | bytes | int]]] = []
-        for name, deliveries in published.items():
-            calls.append(("published", name, [*graces, *deliveries]))
-        calls.append((script, conversation, [self._publish_grace_ms, *args]))
-        for called, name, given in calls:
-            keys = self._keys(name)
-            pipe.evalsha(self._scripts[called].sha, len(keys), *keys, name, *given)
-        *cleared, reply = pipe.execute(raise_on_error=False)
-        for name, answer in zip(published, cleared, strict=True):
-            if isinstance(answer, NoScriptError):  # a Redis that never had it, or was restarted
-                self.published(name, published[name])
-            elif isinstance(answer, Exception):
-                raise answer
-        # Only what did not run: a `begin` that is run again finds its own lease.
-        if isinstance(reply, NoScriptError):
-            return self._run(script, conversation, *args)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        before = [
+            self._call("published", name, (self._begin_grace_ms, *deliveries))
+            for name, deliveries in published.items()
+        ]
+        return self._line.run(*before, self._call(script, conversation, args))[-1]
+
+    def _call(self, script: str, conversation: str, args: Sequence[str | bytes | int]) -> Call:
+        return Call(script, self._keys(conversation), (conversation, self._publish_grace_ms, *args))
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
         return int(seconds * 1000 + micros // 1000)
 
     def _keys(self, conversation: str) -> list[str]:
-        shard = zlib.crc32(conversation.encode()) % SHARDS
-        return [
-            *(f"{self._shard_key(shard, part)}:{conversation}" for part in _OWN_KEYS),
-            *(self._shard_key(shard, part) for part in _SHARED_KEYS),
-        ]
+        own, shared = self._shard_keys[zlib.crc32(conversation.encode()) % SHARDS]
+        return [*(part + conversation for part in own), *shared]
 
     def _shard_key(self, shard: int, part: str) -> str:
         return f"{self._prefix}{{{shard}}}:{part}"
@@ -568,6 +555,7 @@ _SCRIPTS = (
     "reclaim", "forget", "put_thread", "child_thread", "drop_threads", "retry", "republish",
     "drop", "replay", "put_items",
 )  # fmt: skip
+_WORKERS = "workers"
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
 _OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context", "waits")
 _SHARED_KEYS = ("due", "index", "retention", "dead", "sent")
