@@ -62,7 +62,10 @@ def build_envelope(
     *,
     extra_meta: Sequence[etree._Element] = (),
 ) -> bytes:
-    """Return the canonical bytes of an envelope around a copy of `payload`.
+    """Return the canonical bytes of an envelope around `payload`.
+
+    An element that is part of no tree and declares its default namespace is moved into the
+    envelope's, any other is copied.
 
     Raises InvalidEnvelopeError (step "build") for a name that XML cannot carry.
     """
@@ -77,7 +80,8 @@ def build_envelope(
         raise InvalidEnvelopeError("build", [str(exc)]) from exc
     for element in extra_meta:
         append_exactly(meta, _standing_alone(element))
-    append_exactly(message, _standing_alone(payload))
+    is_alone = payload.getparent() is None and payload.tail is None and None in payload.nsmap
+    append_exactly(message, payload if is_alone else _standing_alone(payload))
     return canonical(without_stand_ins(message))
 
 

@@ -3,7 +3,7 @@
     parse → c14n → envelope XSD → payload extraction → thread assignment
           → payload XSD → typed object → routing
 
-Each step is a function from one frozen `Ingress` to the next. Two sources: "registry", an
+Each step adds what it found to the one `Ingress`. Two sources: "registry", an
 envelope this program wrote, which is complete and believed; and "external", a payload or an
 envelope as text, or JSON values, whose `from` and `thread` (and the rest of its meta) are never
 believed: the caller of `from_outside` says who sends, and on which thread.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from lxml import etree
 
@@ -38,6 +38,7 @@ from routing.scalars import show
 ENVELOPE_BYTES = 16_384
 
 _NOTHING = etree.Element("nothing")
+_NO_ENVELOPE = Envelope("", None, "", _NOTHING)
 _FAULT_CLASSES: dict[str, type] = {"huh": Huh, "SystemError": SystemError}
 
 
@@ -57,11 +58,9 @@ class Gate:
     resolve: Callable[[str], PayloadType | None] | None = None
 
 
-class Ingress(NamedTuple):
-    """Everything known so far; a field keeps its empty value until its step has run.
-
-    A NamedTuple because replacing fields costs a third of what a dataclass takes, per step.
-    """
+@dataclass(slots=True)
+class Ingress:
+    """Everything known so far; a field keeps its empty value until its step has run."""
 
     gate: Gate
     source: Literal["registry", "external"]
@@ -76,14 +75,14 @@ class Ingress(NamedTuple):
     #: the whole document in canonical form
     canonical: bytes = b""
     #: who, to whom, on which thread, and the payload element; `build_envelope` takes these
-    envelope: Envelope = Envelope("", None, "", _NOTHING)
+    envelope: Envelope = _NO_ENVELOPE
     #: None for an undeclared reply of an unknown class, whose message is then its XML
     payload_type: PayloadType | None = None
     #: the typed object
     message: Any = None
 
 
-Step = Callable[[Ingress], Ingress]
+Step = Callable[[Ingress], None]
 
 
 def from_registry(data: bytes, gate: Gate) -> Ingress:
@@ -110,107 +109,105 @@ def run(state: Ingress) -> Ingress:
     """Run every step. Raises InvalidEnvelopeError naming the step that refused."""
     for name, step in STEPS:
         try:
-            state = step(state)
+            step(state)
         except InvalidPayloadError as exc:
             raise InvalidEnvelopeError(name, exc.faults) from exc
     return state
 
 
-def parse(state: Ingress) -> Ingress:
+def parse(state: Ingress) -> None:
     """Read the text, or write JSON values as the element they stand for."""
     raw, limit = state.raw, state.gate.max_payload_bytes
     if state.source == "registry":
-        return _parse_own(state)
+        state.root = _parse_own(state)
+        return
     if isinstance(raw, Mapping):
         raw = _as_xml(raw, state.gate)
         if isinstance(raw, etree._Element):
-            return state._replace(root=raw)
+            state.root = raw
+            return
     if not isinstance(raw, (str, bytes)):
         raise InvalidEnvelopeError("parse", [f"expected XML text or a mapping, got {show(raw)}"])
     if state.gate.repair:
-        root, repairs = repair_xml(raw, max_bytes=limit)
-        return state._replace(root=root, repairs=repairs)
-    return state._replace(root=parse_xml(raw, max_bytes=limit))
+        state.root, state.repairs = repair_xml(raw, max_bytes=limit)
+    else:
+        state.root = parse_xml(raw, max_bytes=limit)
 
 
-def _parse_own(state: Ingress) -> Ingress:
+def _parse_own(state: Ingress) -> etree._Element:
     limit = state.gate.max_payload_bytes + ENVELOPE_BYTES
     if not isinstance(state.raw, bytes):
         raise InvalidEnvelopeError("parse", [f"expected bytes, got {show(state.raw)}"])
     if len(state.raw) > limit:
         reason = f"{len(state.raw)} bytes; an envelope may have {limit}"
         raise InvalidEnvelopeError("parse", [reason])
-    return state._replace(root=parse_canonical(state.raw))
+    return parse_canonical(state.raw)
 
 
-def canonicalise(state: Ingress) -> Ingress:
+def canonicalise(state: Ingress) -> None:
     """Bring the document into canonical form, which may be larger than what arrived."""
     if state.source == "registry" and isinstance(state.raw, bytes):
-        return state._replace(canonical=state.raw)  # canonical when it was built
+        state.canonical = state.raw  # canonical when it was built
+        return
     data = canonical(state.root)
     if len(data) > state.gate.max_payload_bytes:
         reason = f"{len(data)} bytes in canonical form; at most {state.gate.max_payload_bytes}"
         raise InvalidEnvelopeError("c14n", [reason])
-    return state._replace(canonical=data)
+    state.canonical = data
 
 
-def check_envelope(state: Ingress) -> Ingress:
+def check_envelope(state: Ingress) -> None:
     """Check an envelope by envelope.xsd; from outside, a payload alone will do."""
     if state.source == "external" and not is_envelope(state.root):
-        return state
+        return
     faults = envelope_faults(state.root)
     if faults:
         raise InvalidEnvelopeError("envelope XSD", faults)
-    return state
 
 
-def extract_payload(state: Ingress) -> Ingress:
+def extract_payload(state: Ingress) -> None:
     """Take the envelope apart."""
     root = state.root
-    envelope = read_envelope(root) if is_envelope(root) else Envelope("", None, "", root)
-    return state._replace(envelope=envelope)
+    state.envelope = read_envelope(root) if is_envelope(root) else Envelope("", None, "", root)
 
 
-def assign_thread(state: Ingress) -> Ingress:
+def assign_thread(state: Ingress) -> None:
     """From outside, replace all that the meta claims except where it wanted to go."""
-    if state.source == "registry":
-        return state
-    claimed = state.envelope
-    envelope = Envelope(state.from_id, claimed.to, state.thread, claimed.payload)
-    return state._replace(envelope=envelope)
+    if state.source == "external":
+        claimed = state.envelope
+        state.envelope = Envelope(state.from_id, claimed.to, state.thread, claimed.payload)
 
 
-def check_payload(state: Ingress) -> Ingress:
+def check_payload(state: Ingress) -> None:
     """Find the payload's class and check it by its schema."""
     element = state.envelope.payload
     kind = _declared(state.gate, element)
     if kind is None and state.source == "registry":
         kind = _undeclared(state.gate, element)
         if kind is None:
-            return state
+            return
     if kind is None:
         raise InvalidEnvelopeError("payload XSD", [_not_accepted(element.tag, state.gate)])
     faults = kind.faults(element)
     if faults:
         raise InvalidEnvelopeError("payload XSD", faults)
-    return state._replace(payload_type=kind)
+    state.payload_type = kind
 
 
-def make_object(state: Ingress) -> Ingress:
+def make_object(state: Ingress) -> None:
     """Make the typed object."""
     kind, element = state.payload_type, state.envelope.payload
-    message = XML.of_parsed(element) if kind is None else kind.from_valid_element(element)
-    return state._replace(message=message)
+    state.message = XML.of_parsed(element) if kind is None else kind.from_valid_element(element)
 
 
-def check_routing(state: Ingress) -> Ingress:
+def check_routing(state: Ingress) -> None:
     """Refuse an envelope for somebody else; from outside it may leave the receiver open."""
     envelope, listener = state.envelope, state.gate.listener
     if envelope.to == listener:
-        return state
+        return
     if envelope.to is None and state.source == "external":
-        to_here = Envelope(envelope.from_id, listener, envelope.thread, envelope.payload)
-        return state._replace(envelope=to_here)
+        state.envelope = Envelope(envelope.from_id, listener, envelope.thread, envelope.payload)
+        return
     raise InvalidEnvelopeError("routing", ["the envelope is not addressed to this listener"])
 
 

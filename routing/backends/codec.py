@@ -200,10 +200,10 @@ def ending_from(status: bytes | str, value: bytes | str) -> Ending:
     return Ending(ConversationStatus(text), decoded)
 
 
-def frame_from(conversation: str, reply: list[Any]) -> Frame:
-    """The frame of a `begun` reply of begin.lua or open.lua."""
+def frame_from(conversation: str, reply: list[Any], delivery: Delivery | None = None) -> Frame:
+    """The frame of a `begun` reply; `delivery`: known already, and not in it."""
     _, attempt, row, envelope, thread, children, join, count, abandoned, tries = reply
-    delivery = delivery_from(row, envelope)
+    delivery = delivery or delivery_from(row, envelope)
     known: dict[str, str] = _loaded(children)
     return Frame(
         conversation=conversation,

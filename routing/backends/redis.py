@@ -47,6 +47,7 @@ from routing.records import (
     Due,
     Ending,
     Fenced,
+    Join,
     JoinState,
     LogEntry,
     Opening,
@@ -193,7 +194,7 @@ class RedisBackend:
     ) -> CommitResult:
         args = _commit_args(transition, run)
         reply = self._run_after(published, "commit", transition.conversation, *args)
-        return _commit_result(transition.conversation, reply)
+        return _commit_result(transition, reply)
 
     @_at_the_edge
     def published(self, conversation: str, deliveries: Sequence[str]) -> None:
@@ -589,37 +590,37 @@ def _commit_args(transition: Transition, run: Run | None) -> list[str | bytes]:
         id(result): 4 + 2 * (len(transition.deliveries) + n) for n, (result, _) in enumerate(later)
     }
     ending = transition.ending
-    header = codec.dump(
-        {
-            "delivery": transition.delivery,
-            "attempt": transition.attempt,
-            "max_deliveries": transition.max_deliveries,
-            "created": len(created),
-            "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
-            "children": transition.children,
-            "joins": [
-                (
-                    j.id,
-                    codec.join_row(j),
-                    f"{j.kind}:{j.label}" if j.label else "",
-                    j.released or j.total,
-                )
-                for j in transition.joins
-            ],
-            "results": [_result_row(r, position.get(id(r), 0)) for r in transition.results],
-            "waits": [(w.id, codec.wait_row(w)) for w in transition.waits],
-            "refills": transition.refills,
-            "ending": (ending.status, codec.dump(ending.value)) if ending else False,
-            "silent": transition.silent_branch.decode(),
-            "note": transition.note,
-            "dead_letter": transition.dead_letter,
-            "run": (run.id, run.owner, run.lease_ms, run.within_s, run.lanes) if run else False,
-        }
-    )
-    args: list[str | bytes] = [header]
+    header: dict[str, Any] = {
+        "delivery": transition.delivery,
+        "attempt": transition.attempt,
+        "max_deliveries": transition.max_deliveries,
+        "created": len(created),
+        "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
+        "children": transition.children,
+        "joins": [_join_row(join) for join in transition.joins],
+        "results": [_result_row(r, position.get(id(r), 0)) for r in transition.results],
+        "waits": [(w.id, codec.wait_row(w)) for w in transition.waits],
+        "refills": transition.refills,
+        "ending": (ending.status, codec.dump(ending.value)) if ending else None,
+        "silent": transition.silent_branch.decode(),
+        "note": transition.note,
+        "dead_letter": transition.dead_letter,
+        "run": (run.id, run.owner, run.lease_ms, run.within_s, run.lanes) if run else None,
+    }
+    said = {name: value for name, value in header.items() if value or name in _ALWAYS}
+    args: list[str | bytes] = [codec.dump(said)]
     for delivery in created:
         args += (codec.delivery_row(delivery), delivery.envelope)
     return args
+
+
+#: what a commit says even if it is nothing
+_ALWAYS = ("delivery", "attempt", "created")
+
+
+def _join_row(join: Join) -> tuple[str, str, str, int]:
+    label = f"{join.kind}:{join.label}" if join.label else ""
+    return join.id, codec.join_row(join), label, join.released or join.total
 
 
 def _result_row(result: BranchResult, position: int) -> dict[str, Any]:
@@ -635,7 +636,8 @@ def _result_row(result: BranchResult, position: int) -> dict[str, Any]:
     }
 
 
-def _commit_result(conversation: str, reply: list[Any]) -> CommitResult:
+def _commit_result(transition: Transition, reply: list[Any]) -> CommitResult:
+    conversation = transition.conversation
     kind = reply[0]
     if kind == b"fenced":
         return Fenced()
@@ -654,8 +656,18 @@ def _commit_result(conversation: str, reply: list[Any]) -> CommitResult:
         release=release,
         resume=resume,
         adopted=kind == b"adopted",
-        begun=Begun(codec.frame_from(conversation, taken)) if taken else None,
+        begun=_taken(transition, taken) if taken else None,
     )
+
+
+def _taken(transition: Transition, reply: list[Any]) -> Begun:
+    if reply[2] is not None:
+        return Begun(codec.frame_from(transition.conversation, reply))
+    name = reply[3].decode()
+    later = (result.then_delivery for result in transition.results)
+    created = (*transition.deliveries, *(d for d in later if d is not None))
+    delivery = next(delivery for delivery in created if delivery.id == name)
+    return Begun(codec.frame_from(transition.conversation, reply, delivery))
 
 
 def _dead_letter(conversation: str, fields: Sequence[bytes]) -> DeadLetter:

@@ -1,9 +1,10 @@
 -- Settle a delivery and create all that follows, or say why not.
--- ARGV[3] header (JSON: delivery, attempt, max_deliveries, created, threads, children, joins,
---   results, waits, refills, ending, silent, note, dead_letter, and run: {id, owner, lease ms,
---   within_s, lanes} or false), then for each of its `created` deliveries the row and the
---   envelope; a result's `next` is the ARGV position of the row it creates if it counts
+-- ARGV[3] header (JSON: delivery, attempt, created, and of these what there is: max_deliveries,
+--   threads, children, joins, results, waits, refills, ending, silent, note, dead_letter, and run:
+--   {id, owner, lease ms, within_s, lanes}), then for each of its `created` deliveries the row and
+--   the envelope; a result's `next` is the ARGV position of the row it creates if it counts
 local h = cjson.decode(ARGV[3])
+local NONE = {}
 local state, attempt = state_of(h.delivery)
 if not status or not state then return {'fenced'} end
 local run_id, owner, lease, within_s, lanes = unpack(h.run or {h.delivery, '', 0, 0, 0})
@@ -48,7 +49,9 @@ local function take()
         and not moot(fields) and redis.call('HEXISTS', T, 't:' .. fields.thread) == 1 then
       table.remove(publish, i)
       redis.call('HSET', D, run, ready.id)
-      return grant(ready.id, ready.raw, fields, ready.attempt, ready.reason, owner, lease)
+      -- Whoever commits has the row and the envelope of what this commit created.
+      return grant(ready.id, not ready.row and ready.raw, fields, ready.attempt, ready.reason,
+        owner, lease)
     end
   end
   return false
@@ -77,24 +80,24 @@ if depth then
 end
 
 local clashes = {}
-for _, child in ipairs(h.children) do
+for _, child in ipairs(h.children or NONE) do
   local known = children_of(child[1])[child[2]]
   if known and known ~= child[3] then clashes[#clashes + 1] = {child[1], child[2], known} end
 end
 if #clashes > 0 then return {'replan', count, cjson.encode(clashes), 0, 0} end
-for _, join in ipairs(h.joins) do
+for _, join in ipairs(h.joins or NONE) do
   if join[3] ~= '' and redis.call('HEXISTS', J, 'l:' .. join[3]) == 1 then
     return {'replan', count, '[]', 0, 1}
   end
 end
-if h.max_deliveries > 0 and count + h.created > h.max_deliveries then
+if h.max_deliveries and count + h.created > h.max_deliveries then
   return {'replan', count, '[]', 1, 0}
 end
 
 settle()
-for _, thread in ipairs(h.threads) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
-for _, child in ipairs(h.children) do adopt(child[1], child[2], child[3]) end
-for _, join in ipairs(h.joins) do
+for _, thread in ipairs(h.threads or NONE) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
+for _, child in ipairs(h.children or NONE) do adopt(child[1], child[2], child[3]) end
+for _, join in ipairs(h.joins or NONE) do
   local spec = cjson.decode(join[2])
   redis.call('HSET', J, 'j:' .. join[1], join[2])
   if join[3] ~= '' then redis.call('HSET', J, 'l:' .. join[3], join[1]) end
@@ -113,7 +116,7 @@ end
 
 local in_branch = 0  -- how many of the new deliveries live in this delivery's own branch
 local later = {}     -- rows that only exist if their branch's answer counts
-for _, result in ipairs(h.results) do
+for _, result in ipairs(h.results or NONE) do
   if result.next > 0 then later[result.next] = true end
 end
 for i = 1, h.created do
@@ -123,7 +126,7 @@ for i = 1, h.created do
     if not created.opens_branch then in_branch = in_branch + 1 end
   end
 end
-for _, refill in ipairs(h.refills) do  -- join, index, delivery
+for _, refill in ipairs(h.refills or NONE) do  -- join, index, delivery
   local at = redis.call('HMGET', J, 'next:' .. refill[1], 'fired:' .. refill[1])
   if at[2] then
     set_state(refill[3], 'cancelled')
@@ -134,7 +137,7 @@ for _, refill in ipairs(h.refills) do  -- join, index, delivery
     redis.call('HSET', J, 'low:' .. refill[1], refill[2], 'more:' .. refill[1], refill[3])
   end
 end
-for _, wait in ipairs(h.waits) do
+for _, wait in ipairs(h.waits or NONE) do
   redis.call('HSET', D, 'r:' .. wait[1], wait[2])
   redis.call('HSET', W, wait[1], wait[2])
   set_state(wait[1], 'waiting')
@@ -149,7 +152,7 @@ for _, wait in ipairs(h.waits) do
   in_branch = in_branch + 1
   note('waiting', wait[2])
 end
-for _, result in ipairs(h.results) do
+for _, result in ipairs(h.results or NONE) do
   if answer_branch(result.join, result.index, result.success, result.path, result.payload) then
     if result.next > 0 and not redis.call('HGET', J, 'fired:' .. result.join) then
       redis.call('HSET', T, 't:' .. result.thread[1], result.thread[2])
@@ -160,7 +163,7 @@ for _, result in ipairs(h.results) do
   end
 end
 book_branch(row, in_branch, h.silent)
-if h.dead_letter then bury(h.delivery, h.note) end
-if h.note ~= '' then note('note', cjson.encode({h.delivery, h.note})) end
+if h.dead_letter then bury(h.delivery, h.note or '') end
+if h.note then note('note', cjson.encode({h.delivery, h.note})) end
 if h.ending and not finish(h.ending[1], h.ending[2]) then note('late', h.delivery) end
-return committed(#h.joins > 0 or #h.waits > 0)
+return committed(h.joins or h.waits)

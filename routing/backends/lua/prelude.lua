@@ -373,7 +373,8 @@ local function refusal(id, fields, lease)
   if (state == 'leased' or state == 'postponed') and due > now then return {'skip', state} end
 end
 
--- What somebody who holds the lease on a delivery has to know.
+-- What somebody who holds the lease on a delivery has to know; without the raw row, who knows row
+-- and envelope.
 local function told(id, raw, row, attempt, reason)
   local thread = redis.call('HMGET', T, 't:' .. row.thread, 'k:' .. row.thread)
   local join = ''
@@ -381,7 +382,7 @@ local function told(id, raw, row, attempt, reason)
     local branch = cjson.decode(thread[1]).branch
     join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1]) or ''
   end
-  local fields = redis.call('HMGET', D, 'e:' .. id, 'z:' .. id)
+  local fields = raw and redis.call('HMGET', D, 'e:' .. id, 'z:' .. id) or {id}
   return {'begun', attempt, raw, fields[1], thread[1], thread[2] or '{}', join, count, reason,
     attempt - tonumber(fields[2] or 0)}
 end
