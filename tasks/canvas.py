@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import celery
 from celery import Celery, Signature
 from celery.app.task import Context
 
@@ -49,8 +48,11 @@ def canvas_options(request: Context) -> str:
 
 
 def resume_options(canvas: str) -> dict[str, Any]:
-    """The options of `canvas_options`, for `send_task`."""
+    """The options of `canvas_options`, as `celery.app.amqp` names them in a message."""
     options: dict[str, Any] = json.loads(canvas) if canvas else {}
+    for ours, celerys in (("link", "callbacks"), ("link_error", "errbacks")):
+        if ours in options:
+            options[celerys] = options.pop(ours)
     return options
 
 
@@ -59,44 +61,23 @@ def take_over(request: Context) -> None:
     request.chain = request.chord = request.callbacks = request.errbacks = None
 
 
-def message_signature(
-    app: Celery, publication: Publication, *, summary: str, ignore_result: bool, **options: Any
-) -> Signature[Any]:
-    """The message of one delivery: its id and its conversation's, and nothing of its content."""
-    return app.signature(
-        publication.to,
-        kwargs={CONVERSATION: publication.conversation},
-        immutable=True,
-        task_id=publication.id,
-        argsrepr=summary,
-        kwargsrepr="{}",
-        ignore_result=ignore_result,
-        **options,
-    )
+def join_options(app: Celery, publication: Publication, join: Join | None) -> dict[str, Any]:
+    """What makes a branch's first message part of its join's canvas; nothing for any other.
 
-
-def sequence_chain(app: Celery, join: Join, first: Signature[Any], index: int) -> Signature[Any]:
-    """The rest of a sequence from step `index`, as a chain that ends in the sequence's body."""
-    rest = [
-        _remainder(app, name, delivery)
-        for name, delivery in zip(
-            join.targets[index + 1 :], join.deliveries[index + 1 :], strict=True
-        )
-    ]
-    return celery.chain(first, *rest, _body(app, join))
-
-
-def buffer_item(app: Celery, join: Join, index: int, item: Signature[Any]) -> Signature[Any]:
-    """One item of a buffer as what it is to Celery: a member of a group that heads a chord.
-
-    The options are those that `chord.freeze()` gives its header. There is no chord object,
-    which would number its members itself: a window publishes a header in parts, and a recovery
-    any one of it.
+    A step carries the rest of its sequence as a chain, the next one last, as Celery has it. An
+    item is a member of a group that heads a chord, with the options that `chord.freeze()` gives
+    its header. There is no chord object, which would number its members itself: a window
+    publishes a header in parts, and a recovery any one of it.
     """
-    item.options.update(
-        group_id=join.id, group_index=index, chord=_body(app, join) if join.body else None
-    )
-    return item
+    if publication.branch is None or join is None:
+        return {}
+    index = publication.branch.index
+    if join.kind is JoinKind.BUFFER:
+        chord = _body(app, join) if join.body else None
+        return {"group_id": join.id, "group_index": index, "chord": chord}
+    steps = zip(join.targets[index + 1 :], join.deliveries[index + 1 :], strict=True)
+    rest = [_remainder(app, name, delivery) for name, delivery in steps]
+    return {"chain": [*rest, _body(app, join)][::-1]}
 
 
 def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:
@@ -105,8 +86,3 @@ def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:
 
 def _body(app: Celery, join: Join) -> Signature[Any]:
     return _remainder(app, f"system.{join.kind}", join.body or join.id)
-
-
-def opens_canvas(publication: Publication, join: Join | None, kind: JoinKind) -> bool:
-    """Whether a message is a branch of a join of this kind."""
-    return publication.branch is not None and join is not None and join.kind is kind

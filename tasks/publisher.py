@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from celery import Celery, Signature
+from celery import Celery
+from celery.utils.nodenames import anon_nodename
 from kombu import Connection, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
-from routing.records import Join, JoinKind, Publication
+from routing.records import Join, Publication
 from tasks import canvas
 from tasks.hop_events import message_summary
 from tasks.runtime import Point, Runtime
@@ -37,6 +38,9 @@ class Publisher:
     def __init__(self, app: Celery, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
+        self._queues: dict[str, Queue] = {}
+        self._declared_on: Any = None
+        self._declared: set[str] = set()
 
     def publish(
         self,
@@ -58,16 +62,13 @@ class Publisher:
         if not publications:
             return 0
         known = {join.id: join for join in joins}
-        sent: list[Publication] = []
+        sent: Sequence[Publication] = ()
         try:
-            for publication in publications:
-                self._send(publication, root_id, known)
-                sent.append(publication)
-                self._runtime.reached(Point.PUBLISHING, None)
+            sent = self._send_all(publications, root_id, known)
         except self._refusals as exc:
             logger.warning(
                 "outbox.kept conversation=%s unpublished=%d reason=%r",
-                publications[0].conversation, len(publications) - len(sent), exc,
+                publications[0].conversation, len(publications), exc,
             )  # fmt: skip
         self._runtime.reached(Point.PUBLISHED, None)
         if clear_later:
@@ -106,57 +107,89 @@ class Publisher:
         """What publishing may raise: not reached, or refused (no room, another kind of queue)."""
         broker = self._app.connection_for_write()  # it is never opened
         errors = (*broker.connection_errors, *broker.channel_errors)
-        return (OperationalError, RegistryUnavailableError, *errors)
+        return (OperationalError, BatchPublishError, RegistryUnavailableError, *errors)
 
-    def _send(self, publication: Publication, root_id: str | None, known: dict[str, Join]) -> None:
-        listener = self._runtime.organism.listeners.get(publication.to)
-        options: dict[str, Any] = {
-            "root_id": root_id or publication.conversation,
-            "parent_id": publication.parent,
-            # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
-            # message, the registry has all that is needed to publish it again.
-            "delivery_mode": _TRANSIENT,
-        }
-        if listener is not None and listener.queue:
-            options["queue"] = listener.queue
-        priority = self._priority(publication.depth)
-        if priority is not None:
-            options["priority"] = priority
+    def _send_all(
+        self, publications: Sequence[Publication], root_id: str | None, known: dict[str, Join]
+    ) -> Sequence[Publication]:
+        """Publish, several in one pipeline where the broker has such a thing: all or, maybe, none.
+
+        Raises one of `_refusals` if it is not known which of them the broker has taken.
+        """
+        with self._app.amqp.producer_pool.acquire(block=True) as producer:
+            if len(publications) == 1:
+                self._send(producer, publications[0], root_id, known)
+                return publications
+            with producer.batch():
+                for publication in publications:
+                    self._send(producer, publication, root_id, known)
+        return publications
+
+    def _send(
+        self,
+        producer: Any,
+        publication: Publication,
+        root_id: str | None,
+        known: dict[str, Join],
+    ) -> None:
+        options: dict[str, Any] = {"root_id": root_id or publication.conversation}
+        kwargs: dict[str, Any] = {canvas.CONVERSATION: publication.conversation}
         injected = publication.canvas is not None
         if injected:
             options |= canvas.resume_options(publication.canvas or "")
-        options["headers"] = {
-            **options.get("headers", {}),
-            # Else Celery would take the task that happens to publish this for its parent.
-            "parent_id": options["parent_id"],
-            SENT_HEADER: now_ms(),
-        }
-        signature = canvas.message_signature(
-            self._app,
-            publication,
-            summary=message_summary(publication),
-            ignore_result=options.pop("ignore_result", not injected),
+            kwargs[canvas.INJECTED] = True
+        else:
+            options |= canvas.join_options(self._app, publication, self._join(publication, known))
+        headers = {**options.pop("headers", {}), SENT_HEADER: now_ms()}
+        priority = options.pop("priority", self._priority(publication.depth))
+        options.setdefault("ignore_result", not injected)
+        options.setdefault("parent_id", publication.parent)
+        message = self._app.amqp.create_task_message(
+            publication.id,
+            publication.to,
+            kwargs=kwargs,
+            argsrepr=message_summary(publication),
+            kwargsrepr="{}",
+            create_sent_event=self._app.conf.task_send_sent_event,
+            origin=self._origin,
+            **options,
         )
-        if injected:
-            signature.kwargs[canvas.INJECTED] = True
-        self._dispatch(signature, self._join(publication, known), publication, options)
+        queue = self._queue(publication)
+        self._app.amqp.send_task_message(
+            producer,
+            publication.to,
+            message,
+            queue=queue,
+            declare=self._undeclared(producer.channel, queue),
+            headers=headers,
+            # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
+            # message, the registry has all that is needed to publish it again.
+            delivery_mode=_TRANSIENT,
+            **({} if priority is None else {"priority": priority}),
+        )
+        self._runtime.reached(Point.PUBLISHING, None)
 
-    def _dispatch(
-        self,
-        signature: Signature[Any],
-        join: Join | None,
-        publication: Publication,
-        options: Mapping[str, Any],
-    ) -> None:
-        index = publication.branch.index if publication.branch else 0
-        if canvas.opens_canvas(publication, join, JoinKind.SEQUENCE):
-            assert join is not None
-            canvas.sequence_chain(self._app, join, signature, index).apply_async(**options)
-            return
-        if canvas.opens_canvas(publication, join, JoinKind.BUFFER):
-            assert join is not None
-            signature = canvas.buffer_item(self._app, join, index, signature)
-        signature.apply_async(add_to_parent=False, **options)
+    @cached_property
+    def _origin(self) -> str:
+        return str(anon_nodename())
+
+    def _queue(self, publication: Publication) -> Queue:
+        """Where Celery's router has the listener's messages go."""
+        name = publication.to
+        if name not in self._queues:
+            listener = self._runtime.organism.listeners.get(name)
+            named = {"queue": listener.queue} if listener is not None and listener.queue else {}
+            self._queues[name] = self._app.amqp.router.route(named, name)["queue"]
+        return self._queues[name]
+
+    def _undeclared(self, channel: Any, queue: Queue) -> list[Queue]:
+        """The queue, if this channel has not declared it; kombu asks itself at each message."""
+        if self._declared_on is not channel:
+            self._declared_on, self._declared = channel, set()
+        if queue.name in self._declared:
+            return []
+        self._declared.add(queue.name)
+        return [queue]
 
     def _join(self, publication: Publication, known: dict[str, Join]) -> Join | None:
         if publication.branch is None:
