@@ -62,4 +62,4 @@ def admit(raw: Any, listener: Listener, organism: Organism) -> Admitted:
     path = kind.path if kind is not None else ""
     payload = state.envelope.payload
     name = kind.name if kind is not None else ""
-    return Admitted(Content(payload, name, path, None, is_fault=False), "; ".join(state.repairs))
+    return Admitted(Content(payload, name, path, is_fault=False), "; ".join(state.repairs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,15 @@ class Content:
     name: str
     #: dotted path of its class; "" for a raw element
     path: str
-    #: JSON-able form, for whoever injected the conversation
-    value: Any
     #: a `SystemError` or `huh`
     is_fault: bool
+    #: makes `value`, which few contents are asked for
+    to_value: Callable[[], Any] = lambda: None
+
+    @property
+    def value(self) -> Any:
+        """JSON-able form, for whoever injected the conversation."""
+        return self.to_value()
 
 
 def content_of(payload: Any) -> Content:
@@ -33,11 +38,11 @@ def content_of(payload: Any) -> Content:
     if isinstance(payload, XML):
         element = payload.element
         name = etree.QName(element).localname
-        return Content(element, name, "", payload.text, False)
+        return Content(element, name, "", False, lambda: payload.text)
     kind = payload_type(type(payload))
     element = kind.to_element(payload)
     is_fault = isinstance(payload, SystemError | Huh)
-    return Content(element, kind.name, kind.path, kind.to_json(payload), is_fault)
+    return Content(element, kind.name, kind.path, is_fault, lambda: kind.to_json(payload))
 
 
 def ending_of(content: Content, thread: str, *, repairs: str = "") -> Ending:

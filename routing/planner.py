@@ -371,7 +371,7 @@ class _Draft:
         name = join.targets[index if steps else 0]
         thread = Thread(self.new_id(), (*opener.chain, name), opener.id, branch)
         self.threads.append(thread)
-        content = Content(element, etree.QName(element).localname, "", None, False)
+        content = Content(element, etree.QName(element).localname, "", False)
         self.deliveries.append(
             self._new_delivery(
                 # Branches see the initiator as their caller; they need not know of the join.

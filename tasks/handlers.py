@@ -12,15 +12,14 @@ import logging
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from types import FrameType
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from config import TransientError
-from routing import Listener, RetryLater
+from routing import HandlerResponse, Listener, RetryLater
 from routing.actions import Actions, Fault, Retry, read_return
 from routing.faults import handler_fault, timeout_fault
 from tasks.runtime import Runtime
@@ -54,7 +53,7 @@ def run_handler(
     try:
         with time_limit(timeout_s):
             returned = listener.handler(payload, meta)
-            if inspect.isawaitable(returned):
+            if type(returned) is not HandlerResponse and inspect.isawaitable(returned):
                 returned = _await(returned, runtime, timeout_s)
     except (HandlerTimeout, SoftTimeLimitExceeded):
         runtime.discard_runner()
@@ -115,27 +114,32 @@ def _await(returned: Awaitable[Any], runtime: Runtime, timeout_s: float) -> Any:
     return runtime.runner.run(bounded())
 
 
-@contextmanager
-def time_limit(timeout_s: float) -> Iterator[None]:
+class time_limit:  # noqa: N801  # reads like the function that it is used as
     """Raise HandlerTimeout in the body once `timeout_s` have passed.
 
     By an interval timer rather than Celery's soft limit, which is checked by the main process
     and may strike after the handler, while its result is being committed. Only a main thread
     gets signals; elsewhere (thread pools) the pool's hard limit is all there is.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def strike(_signal: int, _frame: FrameType | None) -> None:
-        raise HandlerTimeout
+    __slots__ = ("_before", "_is_main", "_timeout_s")
 
-    before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
-    try:
-        yield
-    finally:
-        _disarm(before)
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> None:
+        if self._is_main:
+            self._before = signal.signal(signal.SIGALRM, _strike)
+            signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._is_main:
+            _disarm(self._before)
+
+
+def _strike(_signal: int, _frame: FrameType | None) -> None:
+    raise HandlerTimeout
 
 
 def _disarm(before: Callable[[int, FrameType | None], Any] | int | None) -> None:

@@ -74,7 +74,7 @@ class HopEvents:
                     "type": "task-received", "timestamp": hop.began, "clock": clock(), **task,
                     "name": hop.delivery.to, "args": message_summary(hop.delivery),
                     "kwargs": "{}", "root_id": hop.root_id, "parent_id": hop.delivery.parent,
-                    "retries": 0, "eta": None, "expires": None,
+                    "retries": 0,
                 },
                 {"type": "task-started", "timestamp": hop.began, "clock": clock(), **task},
                 {

@@ -29,6 +29,10 @@ LEAST_LANES, UNKNOWN_LANES = 4, 64
 LANES_FOR_S = 5.0
 
 
+#: the two bits that every UUID of this variant has, before two random ones
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
+
 class Point:
     """The points of a delivery's way between two of its effects, in their order."""
 
@@ -47,8 +51,10 @@ class Point:
 
 
 def new_id() -> str:
-    """A random UUID v4."""
-    return str(uuid.uuid4())
+    """A random UUID v4, as `str(uuid.uuid4())`, in half the time: a hop takes two."""
+    digits = os.urandom(16).hex()
+    variant = _VARIANTS[digits[16]]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 @dataclass(slots=True)
