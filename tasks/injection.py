@@ -20,11 +20,14 @@ from routing.markup import canonical
 from routing.outgoing import content_of
 from routing.payload import is_payload
 from routing.planner import open_conversation
-from routing.records import Delivery, Publication
+from routing.records import Delivery, Opening, Publication
 from routing.results import StoredResults, items_of
 from tasks.listener import EXTERNAL, root_thread
 from tasks.publisher import Publisher
 from tasks.runtime import new_id, runtime_of
+
+#: conversations that are opened in one round trip, and published in another
+_BATCH = 200
 
 
 def inject(
@@ -61,8 +64,8 @@ def inject_many(
 ) -> list[AsyncResult[Any]]:
     """Start one conversation per payload; all payloads are checked before the first starts.
 
-    Takes as long as the broker takes to confirm; while it does not answer, one try of a few
-    seconds for all of them: the sweep publishes the rest when it is back.
+    They go to registry and broker in batches. While the broker does not answer there is one try of
+    a few seconds for all of them: the sweep publishes the rest when it is back.
     """
     runtime = runtime_of(app)
     listener = runtime.organism.listeners.get(to)
@@ -73,22 +76,28 @@ def inject_many(
     names = [name or new_id() for name in (ids if ids is not None else [None] * len(admitted))]
     publisher = Publisher(app, runtime)
     reachable = True
-    results = []
-    for name, (content, repairs) in zip(names, admitted, strict=True):
-        opening = open_conversation(
-            name,
-            listener,
-            content,
-            from_id=from_id,
-            root_thread=root_thread(name),
-            new_id=new_id,
-            repairs=repairs,
-        )
-        publication = runtime.backend.open(opening)
-        if publication is not None and reachable:
-            reachable = bool(publisher.publish([publication._replace(canvas="")]))
-        results.append(app.AsyncResult(name))
-    return results
+    for start in range(0, len(names), _BATCH):
+        openings = [
+            _opening(name, listener, found, from_id)
+            for name, found in zip(names[start : start + _BATCH], admitted[start:], strict=False)
+        ]
+        opened = runtime.backend.open_many(openings)
+        messages = [message._replace(canvas="") for message in opened if message is not None]
+        if reachable and messages:
+            reachable = publisher.send(messages)
+    return [app.AsyncResult(name) for name in names]
+
+
+def _opening(name: str, listener: Listener, found: Admitted, from_id: str) -> Opening:
+    return open_conversation(
+        name,
+        listener,
+        found.content,
+        from_id=from_id,
+        root_thread=root_thread(name),
+        new_id=new_id,
+        repairs=found.repairs,
+    )
 
 
 def read_results(app: Celery, conversation_id: str, value: Any) -> Iterator[BufferItem]:

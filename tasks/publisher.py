@@ -15,7 +15,10 @@ from typing import Any
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 from kombu import Connection, Queue
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import (  # type: ignore[attr-defined]  # the one is newer than the stubs
+    BatchPublishError,
+    OperationalError,
+)
 
 from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
@@ -62,14 +65,7 @@ class Publisher:
         if not publications:
             return 0
         known = {join.id: join for join in joins}
-        sent: Sequence[Publication] = ()
-        try:
-            sent = self._send_all(publications, root_id, known)
-        except self._refusals as exc:
-            logger.warning(
-                "outbox.kept conversation=%s unpublished=%d reason=%r",
-                publications[0].conversation, len(publications), exc,
-            )  # fmt: skip
+        sent = publications if self.send(publications, root_id=root_id, known=known) else ()
         self._runtime.reached(Point.PUBLISHED, None)
         if clear_later:
             self._runtime.clear_later(publications[0].conversation, _cleared(sent))
@@ -81,6 +77,27 @@ class Publisher:
                 "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation, exc
             )
         return len(sent)
+
+    def send(
+        self,
+        publications: Sequence[Publication],
+        *,
+        root_id: str | None = None,
+        known: dict[str, Join] | None = None,
+    ) -> bool:
+        """Publish, without a word to the registry; False if the broker may not have all of them.
+
+        Never raises for a broker or registry that does not answer. `known`: joins by id.
+        """
+        try:
+            self._send_all(publications, root_id, known if known is not None else {})
+        except self._refusals as exc:
+            logger.warning(
+                "outbox.kept conversation=%s unpublished=%d reason=%r",
+                publications[0].conversation, len(publications), exc,
+            )  # fmt: skip
+            return False
+        return True
 
     def queue_of(self, publication: Publication) -> str:
         """The queue that a publication goes to."""
@@ -111,7 +128,7 @@ class Publisher:
 
     def _send_all(
         self, publications: Sequence[Publication], root_id: str | None, known: dict[str, Join]
-    ) -> Sequence[Publication]:
+    ) -> None:
         """Publish, several in one pipeline where the broker has such a thing: all or, maybe, none.
 
         Raises one of `_refusals` if it is not known which of them the broker has taken.
@@ -119,11 +136,10 @@ class Publisher:
         with self._app.amqp.producer_pool.acquire(block=True) as producer:
             if len(publications) == 1:
                 self._send(producer, publications[0], root_id, known)
-                return publications
-            with producer.batch():
+                return
+            with producer.batch():  # type: ignore[attr-defined]  # newer than the stubs
                 for publication in publications:
                     self._send(producer, publication, root_id, known)
-        return publications
 
     def _send(
         self,

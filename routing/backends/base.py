@@ -57,6 +57,14 @@ class SharedBackend(Protocol):
         else None.
         """
 
+    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
+        """As `open` for each, in as few round trips as there may be; all or, maybe, some.
+
+        The messages that come back count as published from now on. What then is not published
+        after all is found and published by the sweep, as what a broker has lost. A known id
+        gives None. Repeating is safe.
+        """
+
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:

@@ -168,6 +168,7 @@ class ManagerBackend:
         self._own = threading.local()
 
     open = _remote(MemoryBackend.open)
+    open_many = _remote(MemoryBackend.open_many)
     open_and_begin = _remote(MemoryBackend.open_and_begin)
     begin = _remote(MemoryBackend.begin)
     commit = _remote(MemoryBackend.commit)

@@ -128,6 +128,18 @@ class MemoryBackend:
         return codec.publication(state.id, stored.delivery)
 
     @_atomic
+    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
+        return [self._open_sent(opening) for opening in openings]
+
+    def _open_sent(self, opening: Opening) -> Publication | None:
+        if self._opened(opening.conversation) is not None:
+            return None
+        state = self._create(opening)
+        [publication] = state.publications()
+        state.sent(state.deliveries[opening.entry.id])
+        return publication
+
+    @_atomic
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:

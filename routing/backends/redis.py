@@ -135,45 +135,46 @@ class RedisBackend:
 
     @_at_the_edge
     def open(self, opening: Opening) -> Publication | None:
-        reply = self._open(opening, begin=False)
+        args = self._opening_args(opening, mode=_KEEP)
+        reply = self._run("open", opening.conversation, *args)
         return next(iter(_publications(opening.conversation, reply[1])), None)
+
+    @_at_the_edge
+    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
+        calls = [
+            self._call("open", o.conversation, self._opening_args(o, mode=_SEND)) for o in openings
+        ]
+        replies = self._line.run(*calls)
+        return [
+            codec.publication(opening.conversation, opening.entry) if reply[1] else None
+            for opening, reply in zip(openings, replies, strict=True)
+        ]
 
     @_at_the_edge
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
-        reply = self._open(opening, begin=True, owner=owner, lease_ms=lease_ms, published=published)
+        args = self._opening_args(opening, mode=_BEGIN, owner=owner, lease_ms=lease_ms)
+        reply = self._run_after(published, "open", opening.conversation, *args)
         return _beginning(opening.conversation, reply)
 
-    def _open(
-        self,
-        opening: Opening,
-        *,
-        begin: bool,
-        owner: str = "",
-        lease_ms: int = 0,
-        published: Published = NOTHING,
-    ) -> list[Any]:
+    def _opening_args(
+        self, opening: Opening, *, mode: str, owner: str = "", lease_ms: int = 0
+    ) -> tuple[str | bytes, ...]:
+        entry = opening.entry
         header = codec.dump(
             {
-                "from": opening.entry.from_id,
-                "entry": opening.entry.id,
+                "from": entry.from_id,
+                "entry": entry.id,
                 "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl": self._ttl_ms,
-                "begin": begin,
+                "mode": mode,
                 "owner": owner,
                 "lease": lease_ms,
             }
         )
-        entry = opening.entry
-        return cast(
-            list[Any],
-            self._run_after(
-                published, "open", opening.conversation,
-                header, opening.canvas, codec.delivery_row(entry), entry.envelope,
-            ),
-        )  # fmt: skip
+        return header, opening.canvas, codec.delivery_row(entry), entry.envelope
 
     @_at_the_edge
     def begin(
@@ -557,6 +558,8 @@ _SCRIPTS = (
     "drop", "replay", "put_items",
 )  # fmt: skip
 _WORKERS = "workers"
+#: what `open` does with a conversation's first delivery: see open.lua
+_KEEP, _SEND, _BEGIN = "keep", "send", "begin"
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
 _OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context", "waits")
 _SHARED_KEYS = ("due", "index", "retention", "dead", "sent")
