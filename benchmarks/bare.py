@@ -1,10 +1,10 @@
-"""The other contestant: the same work as a bare Celery chain, acknowledged late like ours."""
+"""Bare Celery's side of the contests, acknowledged late like ours."""
 
 from __future__ import annotations
 
 import os
 
-from celery import Celery
+from celery import Celery, Task, signature
 
 app = Celery("bare", set_as_current=False)
 app.conf.update(
@@ -20,5 +20,19 @@ app.conf.update(
 
 @app.task(name="bare.step")  # type: ignore[untyped-decorator]
 def step(left: int) -> int:
-    """One hop."""
+    """One hop of a chain, one item of a chord."""
     return left - 1
+
+
+@app.task(name="bare.replaced", bind=True)  # type: ignore[untyped-decorator]
+def replaced(self: Task, left: int) -> int:
+    """A hop that puts the next one in its own place."""
+    if left <= 1:
+        return 0
+    return self.replace(signature("bare.replaced", (left - 1,), app=app))
+
+
+@app.task(name="bare.collect")  # type: ignore[untyped-decorator]
+def collect(results: list[int]) -> int:
+    """A chord's body."""
+    return len(results)

@@ -1,0 +1,179 @@
+"""The contests: what is done, by whom, and what the outcome has to be.
+
+Each contestant is a function from a stage to the seconds it took; what it does and does not
+guarantee stands beside the numbers in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import celery
+
+import tasks
+from benchmarks.stage import Stage
+
+#: hops of a conversation, and of the chain beside it
+HOPS = 100
+ITEMS = 10_000
+#: what DBOS does in the time of a cup of tea
+FEW = 300
+_WAIT_S = 600.0
+
+Contestant = Callable[[Stage], float]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One row: the same work, done by several."""
+
+    name: str
+    title: str
+    #: how often the work is done in one run: what times are divided by
+    count: int
+    #: who is measured against the first one; the first is ours
+    contestants: Mapping[str, Contestant]
+    #: how ours has to stand to bare Celery: at least so many times as fast
+    bar: float
+    rounds: int = 5
+    #: pool processes of each worker
+    processes: int = 1
+    #: contestants who do so much less that only their time per piece compares
+    counts: Mapping[str, int] | None = None
+
+    def count_of(self, name: str) -> int:
+        return (self.counts or {}).get(name, self.count)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def calls(kind: str, hops: int) -> Contestant:
+    """A conversation of so many deliveries, until its value is here."""
+
+    def run(on: Stage) -> float:
+        app = on.ours(kind)
+        left = {"left": (hops - 1) // 2}
+        return timed(lambda: tasks.inject(app, "caller", left).get(timeout=_WAIT_S))
+
+    return run
+
+
+def chain(on: Stage) -> float:
+    """A chain of as many tasks."""
+    bare = on.bare()
+    steps = (bare.step.si(HOPS) if not n else bare.step.s() for n in range(HOPS))
+    canvas = celery.chain(*steps)
+    return timed(lambda: canvas.apply_async().get(timeout=_WAIT_S))
+
+
+def replace(on: Stage) -> float:
+    """A task that replaces itself as often."""
+    bare = on.bare()
+    return timed(lambda: bare.replaced.delay(HOPS).get(timeout=_WAIT_S))
+
+
+def pipeline(on: Stage) -> float:
+    side = on.dramatiq()
+    return timed(lambda: side.run_pipeline(HOPS))
+
+
+def steps(on: Stage) -> float:
+    return on.dbos("steps", HOPS)
+
+
+def buffer(items: int) -> Contestant:
+    """So many items echoed, until they are counted."""
+
+    def run(on: Stage) -> float:
+        app = on.ours("local")
+        work = {"items": items}
+        return timed(lambda: tasks.inject(app, "fan.out", work).get(timeout=_WAIT_S))
+
+    return run
+
+
+def chord(on: Stage) -> float:
+    bare = on.bare()
+    canvas = celery.chord((bare.step.s(n) for n in range(ITEMS)), bare.collect.s())
+    return timed(lambda: canvas.apply_async().get(timeout=_WAIT_S))
+
+
+def chunks(on: Stage) -> float:
+    """A hundred tasks of a hundred items each: no item has a task or a retry of its own."""
+    bare = on.bare()
+    pieces = bare.step.chunks(((n,) for n in range(ITEMS)), 100)
+    return timed(lambda: pieces.group().apply_async().get(timeout=_WAIT_S))
+
+
+def group(on: Stage) -> float:
+    side = on.dramatiq()
+    return timed(lambda: side.run_group(ITEMS))
+
+
+def inject_many(on: Stage) -> float:
+    app = on.ours("local")
+    payloads, results = [{"left": n} for n in range(ITEMS)], list[Any]()
+    took_s = timed(lambda: results.extend(tasks.inject_many(app, "echo", payloads)))
+    for result in results:  # so that the next one finds idle workers
+        result.get(timeout=_WAIT_S)
+    return took_s
+
+
+def apply_async(on: Stage) -> float:
+    bare = on.bare()
+    results: list[Any] = []
+
+    def send() -> None:
+        for n in range(ITEMS):
+            results.append(bare.step.apply_async((n,)))
+
+    took_s = timed(send)
+    for result in results:
+        result.get(timeout=_WAIT_S)
+    return took_s
+
+
+def send(on: Stage) -> float:
+    side = on.dramatiq()
+    took_s = timed(lambda: side.send(ITEMS))
+    while not side.drained():
+        time.sleep(0.1)
+    return took_s
+
+
+CONTESTS = (
+    Contest(
+        "queued", "one hop through the broker", HOPS,
+        {"Threadloom": calls("queued", HOPS + 1), "bare Celery chain": chain,
+         "bare Celery replace": replace, "Dramatiq pipeline": pipeline, "DBOS steps": steps},
+        bar=1.0, rounds=12,
+    ),
+    Contest(
+        "local", "one hop, local continuation", HOPS,
+        {"Threadloom": calls("local", HOPS + 1), "bare Celery chain": chain,
+         "bare Celery replace": replace, "Dramatiq pipeline": pipeline, "DBOS steps": steps},
+        bar=8.0, rounds=12,
+    ),
+    Contest(
+        "buffer", f"one item of {ITEMS}", ITEMS,
+        {"Threadloom buffer": buffer(ITEMS), "bare Celery chord": chord,
+         "bare Celery chunks": chunks, "Dramatiq group": group,
+         f"DBOS queue, {FEW}": lambda on: on.dbos("fan", FEW)},
+        bar=10.0, rounds=3, processes=2, counts={f"DBOS queue, {FEW}": FEW},
+    ),
+    Contest(
+        "inject", f"one of {ITEMS} injected", ITEMS,
+        {"Threadloom inject_many": inject_many, "bare Celery apply_async": apply_async,
+         "Dramatiq send": send,
+         f"DBOS enqueue, {FEW}": lambda on: on.dbos("enqueue", FEW)},
+        bar=8.0, rounds=3, processes=2, counts={f"DBOS enqueue, {FEW}": FEW},
+    ),
+)  # fmt: skip
