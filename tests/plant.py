@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from primitives import SystemCall
-from routing import Organism
+from routing import Organism, records
 from routing.actions import Actions, Retry, read_return
 from routing.backends import SharedBackend
 from routing.envelope import build_envelope
@@ -48,6 +48,13 @@ class Run:
     lease_ms: int
     work: Frame | Release
     conversation: str
+    #: the delivery that its message is for
+    head: str
+
+    def told(self, *, goes_on: bool) -> records.Run:
+        """As a commit has to know it."""
+        within_s = 1_000.0 if goes_on else 0.0
+        return records.Run(self.head, self.owner, self.lease_ms, within_s, lanes=3)
 
 
 @dataclass
@@ -107,14 +114,15 @@ class Plant:
         if isinstance(work, Frame):
             assert work.attempt > self.newest[work.delivery.id], "an attempt was granted twice"
             self.newest[work.delivery.id] = work.attempt
-        run = Run(owner, lease_ms, work, message.conversation)
+        run = Run(owner, lease_ms, work, message.conversation, message.id)
         self.runs.append(run)
         return run
 
-    def finish(self, run: Run, *, answer_lost: bool = False) -> None:
+    def finish(self, run: Run, *, answer_lost: bool = False, goes_on: bool = False) -> None:
         """The handler returns, and what it wants is committed; or the value is handed over.
 
-        `answer_lost`: the registry did commit, and has to be asked again.
+        `answer_lost`: the registry did commit, and has to be asked again. `goes_on`: the run goes
+        on with what follows, if there is such a thing.
         """
         self.runs.remove(run)
         if isinstance(run.work, Release):
@@ -124,12 +132,14 @@ class Plant:
         frame = run.work
         actions = self._run_handler(frame)
         if isinstance(actions, Retry):
-            self.backend.retry(
+            released = self.backend.retry(
                 frame.conversation, frame.delivery.id,
                 attempt=frame.attempt, delay_ms=0, reason=actions.note,
             )  # fmt: skip
+            self.hands.append(list(released or ()))
             return
-        committed = self._commit(actions, frame, answer_lost=answer_lost)
+        told = run.told(goes_on=goes_on)
+        committed = self._commit(actions, frame, told, answer_lost=answer_lost)
         if committed is None:
             return
         newest = frame.attempt == self.newest[frame.delivery.id]
@@ -137,34 +147,43 @@ class Plant:
         self.settled[frame.delivery.id] += not committed.adopted
         resume = [committed.resume] if committed.resume else []
         self.hands.append([*committed.publications, *resume])
+        if committed.begun is not None:
+            taken = committed.begun.frame
+            assert taken.attempt > self.newest[taken.delivery.id], "an attempt was granted twice"
+            self.newest[taken.delivery.id] = taken.attempt
+            self.runs.append(replace(run, work=taken))
 
     def _run_handler(self, frame: Frame) -> Actions | Retry:
         listener = self.organism.listeners[frame.delivery.to]
         payload = receive(frame.delivery, listener, self.organism)
         stored = StoredResults(self.backend, frame.conversation)
         if listener.system:
-            return read_return(listener.handler(payload, SystemCall(frame, self.organism, stored)))
+            call = SystemCall(frame, self.organism, stored, lanes=lambda: 2)
+            return read_return(listener.handler(payload, call))
         returned = listener.handler(payload, frame, stored)
         return returned if isinstance(returned, Retry) else read_return(returned)
 
-    def _commit(self, actions: Actions, frame: Frame, *, answer_lost: bool) -> Committed | None:
+    def _commit(
+        self, actions: Actions, frame: Frame, run: records.Run, *, answer_lost: bool
+    ) -> Committed | None:
         while True:
             transition = plan(actions, frame, self.organism, new_id=self.new_id)
-            result = self.backend.commit(transition)
+            result = self.backend.commit(transition, run=run)
             if isinstance(result, Fenced):
                 return None
             if isinstance(result, Committed):
-                return self._again(result, transition) if answer_lost else result
+                return self._again(result, transition, run) if answer_lost else result
             assert not result.over_limit
             assert not result.label_taken
             children = {**frame.children, **result.children}
             frame = replace(frame, deliveries=result.deliveries, children=children)
 
-    def _again(self, before: Committed, transition: Transition) -> Committed:
-        again = self.backend.commit(transition)
+    def _again(self, before: Committed, transition: Transition, run: records.Run) -> Committed:
+        again = self.backend.commit(transition, run=run)
         assert isinstance(again, Committed)
         assert again.adopted
         assert set(again.publications) <= set(before.publications)
+        assert again.begun == before.begun
         return replace(again, adopted=before.adopted)
 
     def publish(self, hand: Sequence[Publication]) -> None:
@@ -177,9 +196,7 @@ class Plant:
         """A pool process is lost while it runs this, and its main process says so."""
         if isinstance(run.work, Release):
             return
-        again = self.backend.abandon(
-            run.conversation, run.work.delivery.id, owner=run.owner, reason="lost"
-        )
+        again = self.backend.abandon(run.conversation, run.head, owner=run.owner, reason="lost")
         if again is not None:
             self.hands.append([again])
 
@@ -224,5 +241,6 @@ class Plant:
         while self.broker:
             run = self.begin(self.broker.pop(), lease_ms=LONG_MS)
             if run is not None:
-                self.finish(run, answer_lost=next(self._numbers) % 3 == 0)
+                number = next(self._numbers)
+                self.finish(run, answer_lost=number % 3 == 0, goes_on=number % 2 == 0)
         self.sweep()

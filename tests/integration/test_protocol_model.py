@@ -85,7 +85,8 @@ class Histories(RuleBasedStateMachine):
         """Any run, also one that was taken over long ago."""
         if self.plant.runs:
             run = data.draw(st.sampled_from(self.plant.runs))
-            self.plant.finish(run, answer_lost=data.draw(st.sampled_from([False, False, True])))
+            answer_lost = data.draw(st.sampled_from([False, False, True]))
+            self.plant.finish(run, answer_lost=answer_lost, goes_on=data.draw(st.booleans()))
 
     def publishes(self, data: st.DataObject) -> None:
         if self.plant.hands:

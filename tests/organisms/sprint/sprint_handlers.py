@@ -1,0 +1,101 @@
+"""Handlers that do next to nothing, and say in which process and task they did it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from celery import current_task
+
+from primitives import BufferComplete, BufferStart
+from routing import HandlerMetadata, HandlerResponse, payload
+from tests.recording import write
+
+
+@payload
+@dataclass
+class Laps:
+    left: int
+
+
+@payload
+@dataclass
+class Send:
+    who: str
+
+
+@payload
+@dataclass
+class Go:
+    number: int = 0
+
+
+@payload
+@dataclass
+class Came:
+    number: int = 0
+
+
+@payload
+@dataclass
+class Crowd:
+    size: int
+    max_parallel: int = 0
+    policy: str = "best_effort"
+
+
+@payload
+@dataclass
+class Gathered:
+    total: int
+    successful: int
+    #: the numbers that came back, added up
+    sum: int
+
+
+def run(message: Laps, meta: HandlerMetadata) -> HandlerResponse:
+    if message.left <= 0:
+        return HandlerResponse.respond(Came())
+    return HandlerResponse(Laps(message.left - 1), to="runner")
+
+
+def send(message: Send | Came, meta: HandlerMetadata) -> HandlerResponse:
+    _note(meta)
+    if isinstance(message, Send):
+        return HandlerResponse(Go(), to=message.who)
+    return HandlerResponse.respond(message)
+
+
+def go(message: Go, meta: HandlerMetadata) -> HandlerResponse:
+    _note(meta)
+    return HandlerResponse.respond(Came(message.number))
+
+
+def gather(message: Crowd | BufferComplete, meta: HandlerMetadata) -> HandlerResponse:
+    if isinstance(message, Crowd):
+        start = BufferStart(
+            "near", meta.items(_numbers(message.size)),
+            max_parallel=message.max_parallel, policy=message.policy,
+        )  # fmt: skip
+        return HandlerResponse(start, to="system.buffer")
+    came = (
+        int(item.payload.element.findtext("number"))
+        for item in meta.results(message)
+        if item.success
+    )
+    return HandlerResponse.respond(Gathered(message.total, message.successful, sum(came)))
+
+
+def _numbers(count: int) -> Iterator[Go]:
+    return (Go(number) for number in range(count))
+
+
+def _note(meta: HandlerMetadata) -> None:
+    write(
+        event="ran",
+        thread=meta.thread_id,
+        message=meta.message_id,
+        pid=os.getpid(),
+        task=current_task.request.id,
+    )
