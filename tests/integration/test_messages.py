@@ -4,59 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import redis
 
 from tests.desk import close_app, plain_app, told
 from tests.harness import WAIT_S, Deployment, eventually
+from tests.wire import listening
 
 pytest_plugins = ["tests.desk_fixtures"]
 
 HOPS = 30
-
-
-class Wire:
-    """The messages that went to the broker's queues while somebody listened."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.over = threading.Event()
-
-    def sizes(self) -> list[int]:
-        """Bytes of each message; how long the sender's process id is does not count."""
-        return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]
-
-
-@contextmanager
-def listening(deployment: Deployment) -> Iterator[Wire]:
-    """Everything that is pushed to a queue of the deployment's own, private Redis."""
-    wire = Wire()
-    client = redis.Redis.from_url(deployment.redis_url)
-    database = client.connection_pool.connection_kwargs["db"]
-    end = f"end of {database}"
-    with client, client.monitor() as monitor:
-
-        def listen() -> None:
-            for seen in monitor.listen():
-                command = str(seen["command"])
-                if command == f"ECHO {end}":
-                    return
-                if seen["db"] == database and command.startswith("LPUSH "):
-                    # MONITOR escapes what it shows.
-                    wire.messages.append(command.split(" ", 2)[2].replace("\\\\", "\\"))
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        try:
-            yield wire
-        finally:
-            redis.Redis.from_url(deployment.redis_url).echo(end)
-            thread.join(WAIT_S)
 
 
 def test_the_thirtieth_hop_costs_no_more_than_the_first(strict: Deployment) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from celery import current_task
 
 from primitives import BufferComplete, BufferStart
 from routing import HandlerMetadata, HandlerResponse, payload
-from tests.recording import write
+from tests.recording import record
 
 
 @payload
@@ -79,11 +78,8 @@ def gather(message: Crowd | BufferComplete, meta: HandlerMetadata) -> HandlerRes
             max_parallel=message.max_parallel, policy=message.policy,
         )  # fmt: skip
         return HandlerResponse(start, to="system.buffer")
-    came = (
-        int(item.payload.element.findtext("number"))
-        for item in meta.results(message)
-        if item.success
-    )
+    found = (item.payload for item in meta.results(message))
+    came = (int(each.element.findtext("number")) for each in found if each is not None)
     return HandlerResponse.respond(Gathered(message.total, message.successful, sum(came)))
 
 
@@ -92,10 +88,4 @@ def _numbers(count: int) -> Iterator[Go]:
 
 
 def _note(meta: HandlerMetadata) -> None:
-    write(
-        event="ran",
-        thread=meta.thread_id,
-        message=meta.message_id,
-        pid=os.getpid(),
-        task=current_task.request.id,
-    )
+    record(meta, "ran", task=current_task.request.id)

@@ -1,0 +1,58 @@
+"""What goes over the wire to a deployment's Redis: its messages, and how many commands."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from tests.harness import WAIT_S, Deployment
+
+
+class Wire:
+    """What a deployment's Redis was told while somebody listened."""
+
+    def __init__(self) -> None:
+        #: what was pushed to the broker's queues
+        self.messages: list[str] = []
+        #: every command that a client sent: those of scripts are not counted
+        self.commands: Counter[str] = Counter()
+
+    def sizes(self) -> list[int]:
+        """Bytes of each message; how long the sender's process id is does not count."""
+        return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]
+
+
+@contextmanager
+def listening(deployment: Deployment) -> Iterator[Wire]:
+    """Everything that goes to the deployment's own, private Redis."""
+    wire = Wire()
+    client = redis.Redis.from_url(deployment.redis_url)
+    database = client.connection_pool.connection_kwargs["db"]
+    end = f"end of {database}"
+    with client, client.monitor() as monitor:
+
+        def listen() -> None:
+            for seen in monitor.listen():
+                command = str(seen["command"])
+                if command == f"ECHO {end}":
+                    return
+                if seen["db"] != database:
+                    continue
+                if seen["client_type"] != "lua":
+                    wire.commands[command.partition(" ")[0]] += 1
+                if command.startswith("LPUSH "):
+                    # MONITOR escapes what it shows.
+                    wire.messages.append(command.split(" ", 2)[2].replace("\\\\", "\\"))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield wire
+        finally:
+            redis.Redis.from_url(deployment.redis_url).echo(end)
+            thread.join(WAIT_S)
