@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test chaos check clean
+.PHONY: help demo test chaos bench check clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
@@ -22,6 +22,10 @@ chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost
 	@sh .ci/venv test
 	@$(RUN) tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
+bench:  ## beside bare Celery, Dramatiq and DBOS, in an environment of its own (some ten minutes)
+	@VENV=.venv-bench REQUIREMENTS=benchmarks/requirements.txt sh .ci/venv
+	@.venv-bench/bin/python -m benchmarks.suite $(ARGS)
+
 check:  ## ruff and mypy --strict
 	@sh .ci/venv lint
 	@$(RUN) ruff check .
@@ -29,5 +33,5 @@ check:  ## ruff and mypy --strict
 	@$(RUN) mypy --strict
 
 clean:  ## remove the virtual environment, caches and build leftovers
-	@rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-bench build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -252,6 +252,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "is empty",
     ),
     "agent": (with_key("agent: maybe"), "listeners[0].agent", "true or false, not 'maybe'"),
+    "local no": (with_key("local: sometimes"), "listeners[0].local", "true or false"),
     "timeout 0": (with_key("timeout_seconds: 0"), "listeners[0].timeout_seconds", "more than 0"),
     "timeout inf": (with_key("timeout_seconds: .inf"), "listeners[0].timeout_seconds", "finite"),
     "timeout text": (with_key("timeout_seconds: 5s"), "listeners[0].timeout_seconds", "not '5s'"),

@@ -345,3 +345,28 @@ def test_every_call_is_answered_or_delivered(chain: list[str], targets: list[str
         else:
             assert threads[delivery.thread].chain == (*frame.thread.chain, target)
             assert (delivery.to, delivery.depth) == (target, len(chain) + 1)
+
+
+# --- what may be run without being queued ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"timeout_s": 7.0}, 7.0),
+        ({"local": False}, 0.0),
+        ({"queue": "own"}, 0.0),
+        ({"rate_limit": "10/s"}, 0.0),
+    ],
+    ids=["as it comes", "local: false", "a queue", "a rate limit"],
+)
+def test_a_delivery_says_how_long_any_worker_may_run_it(
+    options: dict[str, Any], expected: float
+) -> None:
+    """Its listener's time; none for one that is reached through its queue alone."""
+    known = organism()
+    listeners = {**known.listeners, "ann": listener("ann", **options)}
+    called = plan(
+        (call("ann"),), at("bob"), replace(known, listeners=listeners), new_id=lambda: "new"
+    )
+    assert [delivery.local_s for delivery in called.deliveries] == [expected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,15 +23,15 @@ from primitives import (
     SequenceStart,
     SystemCall,
 )
-from primitives.buffer import buffer, results_element
+from primitives.buffer import BATCH, buffer, results_element
 from primitives.sequence import sequence
 from routing import XML, BufferItem, HandlerResponse, Listener, Organism, UnknownResultsError
-from routing.actions import FanOut, Fault, Forward, JoinSettled
+from routing.actions import FanOut, Fault, Forward, JoinSettled, Supply
 from routing.backends import MemoryBackend
 from routing.payload import payload_type
 from routing.planner import plan
 from routing.records import Branch, Delivery, Frame, JoinKind, StoredResult, Thread
-from routing.results import MISSING, StoredResults, items_of
+from routing.results import MISSING, StoredItems, StoredResults, items_of
 from tests.stories import Story
 
 PART = XML("<Part><name>bolt</name></Part>")
@@ -189,6 +190,75 @@ def test_what_a_buffer_refuses(changes: dict[str, Any], limits: dict[str, int], 
     error = error_of(buffer(BufferStart(**given_), call_in("console", "system.buffer", **limits)))
     assert isinstance(error, BufferError)
     assert text in error.error
+
+
+def in_registry() -> tuple[Story, StoredResults]:
+    """A conversation that a buffer may store its items in."""
+    story = Story(MemoryBackend(organism="test"))
+    story.start()
+    return story, StoredResults(story.backend, story.id)
+
+
+def numbered(count: int) -> list[XML]:
+    return [XML(f"<Part><name>{number}</name></Part>") for number in range(count)]
+
+
+def test_a_long_buffer_becomes_deliveries_a_batch_at_a_time() -> None:
+    """The items are stored first; each supply brings the next ones, the last one what is left."""
+    _, stored = in_registry()
+    items = numbered(2 * BATCH + 5)
+    call = call_in("console", "system.buffer", stored=stored)
+    fan = buffer(BufferStart("paint", items), replace(call, lanes=lambda: 6))
+    assert isinstance(fan, FanOut)
+    assert (fan.total, fan.released, len(fan.inputs)) == (len(items), 6, BATCH)
+    seen = [XML(element) for element in fan.inputs]
+    transition = plan((fan,), call.frame, call.organism, new_id=lambda: str(uuid.uuid4()))
+    [join], [refill] = transition.joins, transition.refills
+    assert (join.released, refill.join, refill.at) == (6, join.id, 0)
+    assert [d.held for d in transition.deliveries if d.opens_branch] == [
+        index >= 6 for index in range(BATCH)
+    ]
+    for start in (BATCH, 2 * BATCH):
+        inputs = stored.stored_items(fan.more_from, start, min(start + BATCH, join.total))
+        supply = Supply(join, start, tuple(inputs), fan.more_from)
+        supplied = plan((supply,), call.frame, call.organism, new_id=lambda: str(uuid.uuid4()))
+        branches = [d.scope[-1].index for d in supplied.deliveries if d.opens_branch]
+        assert branches == list(range(start, min(start + BATCH, join.total)))
+        assert len(supplied.refills) == (start == BATCH)
+        seen += [XML(element) for element in supply.inputs]
+    assert seen == items
+
+
+def test_items_that_lie_in_the_registry_are_only_named() -> None:
+    """Written from a generator; the message holds a name and a number."""
+    _, stored = in_registry()
+    [reference] = [stored.put(item for item in numbered(3)).reference]
+    assert StoredItems.named_by([reference]) == StoredItems(reference.element.get("ref"), 3)
+    call = call_in("console", "system.buffer", stored=stored)
+    fan = buffer(BufferStart("paint", [reference]), call)
+    assert isinstance(fan, FanOut)
+    assert [XML(element) for element in fan.inputs] == numbered(3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<stored ref='x' total='3'/>",
+        "<stored xmlns='https://xml-pipeline.org/ns/core/v1' ref='x' total='three'/>",
+        "<stored xmlns='https://xml-pipeline.org/ns/core/v1' ref='x'/>",
+    ],
+)
+def test_what_only_looks_like_a_stored_list_is_an_item(text: str) -> None:
+    """It may be anybody's element of that name."""
+    assert StoredItems.named_by([XML(text)]) is None
+
+
+def test_a_list_that_is_not_there_is_an_error_before_anything_runs() -> None:
+    """A reference that was made up, or is another conversation's."""
+    _, stored = in_registry()
+    call = call_in("console", "system.buffer", stored=stored)
+    start = BufferStart("paint", [StoredItems("made-up", 3).reference])
+    assert "no such list" in error_of(buffer(start, call)).error
 
 
 def test_as_many_items_as_fit_are_not_refused() -> None:
