@@ -306,6 +306,22 @@ class Publication(NamedTuple):
     #: not a delivery but the resumption of the injector's canvas: these are its Celery options
     canvas: str | None = None
 
+    @classmethod
+    def of(cls, conversation: str, delivery: Delivery, canvas: str | None = None) -> Publication:
+        """The message that carries a delivery."""
+        return cls(
+            conversation=conversation,
+            id=delivery.id,
+            to=delivery.to,
+            from_id=delivery.from_id,
+            payload_name=delivery.payload_name,
+            depth=delivery.depth,
+            branch=delivery.scope[-1] if delivery.opens_branch else None,
+            parent=delivery.parent,
+            answer_within_ms=delivery.answer_within_ms,
+            canvas=canvas,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:

@@ -26,8 +26,9 @@ from tasks.listener import EXTERNAL, root_thread
 from tasks.publisher import Publisher
 from tasks.runtime import new_id, runtime_of
 
-#: conversations that are opened in one round trip, and published in another
-_BATCH = 200
+#: conversations that are opened in one round trip, and published in another: about as many as fit
+#: into a socket's buffer, so that they are on their way at once
+_BATCH = 100
 
 
 def inject(
@@ -81,10 +82,7 @@ def inject_many(
             _opening(name, listener, found, from_id)
             for name, found in zip(names[start : start + _BATCH], admitted[start:], strict=False)
         ]
-        opened = runtime.backend.open_many(openings)
-        messages = [message._replace(canvas="") for message in opened if message is not None]
-        if reachable and messages:
-            reachable = publisher.send(messages)
+        reachable = publisher.open_and_send(openings, reachable=reachable)
     return [app.AsyncResult(name) for name in names]
 
 

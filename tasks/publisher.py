@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,7 @@ from kombu.exceptions import (  # type: ignore[attr-defined]  # the one is newer
 
 from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
-from routing.records import Join, Publication
+from routing.records import Join, Opening, Publication
 from tasks import canvas
 from tasks.hop_events import message_summary
 from tasks.runtime import Point, Runtime
@@ -99,6 +100,38 @@ class Publisher:
             return False
         return True
 
+    def open_and_send(self, openings: Sequence[Opening], *, reachable: bool = True) -> bool:
+        """Open conversations and publish their first messages; False if the broker may lack some.
+
+        Several messages are written while the registry is at work, and sent once it has opened all;
+        one of a known conversation is sent as well then, and whoever gets it finds that there is
+        nothing to do. `reachable`: False leaves the publishing to the sweep. Raises
+        RegistryUnavailableError.
+        """
+        backend = self._runtime.backend
+        if not reachable or len(openings) == 1:
+            opened_now = [found for found in backend.open_many(openings) if found is not None]
+            if not reachable or not opened_now:
+                return reachable
+            return self.send([found._replace(canvas="") for found in opened_now])
+        messages = [Publication.of(opening.conversation, opening.entry, "") for opening in openings]
+        opened = False
+        try:
+            with self._batch() as producer:
+
+                def write() -> None:
+                    for message in messages:
+                        self._send(producer, message, None, {})
+
+                backend.open_many(openings, meanwhile=write)
+                opened = True
+        except self._broker_refusals as exc:
+            logger.warning("outbox.kept unpublished=%d reason=%r", len(messages), exc)
+            if not opened:
+                backend.open_many(openings)
+            return False
+        return True
+
     def queue_of(self, publication: Publication) -> str:
         """The queue that a publication goes to."""
         listener = self._runtime.organism.listeners.get(publication.to)
@@ -119,12 +152,16 @@ class Publisher:
             logger.warning("broker.unavailable reason=%r", exc)
             return None
 
-    @cached_property
+    @property
     def _refusals(self) -> tuple[type[BaseException], ...]:
+        return (RegistryUnavailableError, *self._broker_refusals)
+
+    @cached_property
+    def _broker_refusals(self) -> tuple[type[BaseException], ...]:
         """What publishing may raise: not reached, or refused (no room, another kind of queue)."""
         broker = self._app.connection_for_write()  # it is never opened
         errors = (*broker.connection_errors, *broker.channel_errors)
-        return (OperationalError, BatchPublishError, RegistryUnavailableError, *errors)
+        return (OperationalError, BatchPublishError, *errors)
 
     def _send_all(
         self, publications: Sequence[Publication], root_id: str | None, known: dict[str, Join]
@@ -133,13 +170,20 @@ class Publisher:
 
         Raises one of `_refusals` if it is not known which of them the broker has taken.
         """
-        with self._app.amqp.producer_pool.acquire(block=True) as producer:
-            if len(publications) == 1:
+        if len(publications) == 1:
+            with self._app.amqp.producer_pool.acquire(block=True) as producer:
                 self._send(producer, publications[0], root_id, known)
-                return
-            with producer.batch():  # type: ignore[attr-defined]  # newer than the stubs
-                for publication in publications:
-                    self._send(producer, publication, root_id, known)
+            return
+        with self._batch() as producer:
+            for publication in publications:
+                self._send(producer, publication, root_id, known)
+
+    @contextmanager
+    def _batch(self) -> Iterator[Any]:
+        """A producer that sends what it is given when this ends, or nothing if it ends badly."""
+        acquired = self._app.amqp.producer_pool.acquire(block=True)
+        with acquired as producer, producer.batch():  # type: ignore[attr-defined]  # a new one
+            yield producer
 
     def _send(
         self,

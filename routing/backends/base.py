@@ -7,7 +7,7 @@ test_backend_*.py`, holds every implementation to this page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from routing.records import (
@@ -57,12 +57,15 @@ class SharedBackend(Protocol):
         else None.
         """
 
-    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
+    def open_many(
+        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Sequence[Publication | None]:
         """As `open` for each, in as few round trips as there may be; all or, maybe, some.
 
         The messages that come back count as published from now on. What then is not published
         after all is found and published by the sweep, as what a broker has lost. A known id
-        gives None. Repeating is safe.
+        gives None. Repeating is safe. `meanwhile` is called while the answer is on its way, or
+        before or after: it must not need it.
         """
 
     def open_and_begin(

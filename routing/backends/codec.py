@@ -15,7 +15,6 @@ from routing.records import (
     Frame,
     Join,
     JoinKind,
-    Publication,
     Thread,
     Wait,
 )
@@ -90,22 +89,6 @@ def delivery_from(row: bytes | str, envelope: bytes = b"") -> Delivery:
         opens_branch=r["opens_branch"],
         answer_within_ms=r["answer_within_ms"],
         local_s=r["local_s"],
-    )
-
-
-def publication(conversation: str, delivery: Delivery, canvas: str | None = None) -> Publication:
-    """The message that carries a delivery."""
-    return Publication(
-        conversation=conversation,
-        id=delivery.id,
-        to=delivery.to,
-        from_id=delivery.from_id,
-        payload_name=delivery.payload_name,
-        depth=delivery.depth,
-        branch=delivery.scope[-1] if delivery.opens_branch else None,
-        parent=delivery.parent,
-        answer_within_ms=delivery.answer_within_ms,
-        canvas=canvas,
     )
 
 

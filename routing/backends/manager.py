@@ -18,7 +18,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -29,6 +29,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from config import RegistryUnavailableError
 from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
 from routing.backends.memory import MemoryBackend
+from routing.records import Opening, Publication
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -168,7 +169,15 @@ class ManagerBackend:
         self._own = threading.local()
 
     open = _remote(MemoryBackend.open)
-    open_many = _remote(MemoryBackend.open_many)
+    _open_all = _remote(MemoryBackend.open_many)
+
+    def open_many(
+        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Sequence[Publication | None]:
+        opened = self._open_all(openings)  # `meanwhile` stays in this process
+        meanwhile()
+        return opened
+
     open_and_begin = _remote(MemoryBackend.open_and_begin)
     begin = _remote(MemoryBackend.begin)
     commit = _remote(MemoryBackend.commit)

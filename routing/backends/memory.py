@@ -125,12 +125,16 @@ class MemoryBackend:
         stored = state.deliveries.get(opening.entry.id)
         if stored is None or stored.state != "ready":
             return None
-        return codec.publication(state.id, stored.delivery)
+        return Publication.of(state.id, stored.delivery)
+
+    def open_many(
+        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Sequence[Publication | None]:
+        opened = [self._open_sent(opening) for opening in openings]
+        meanwhile()
+        return opened
 
     @_atomic
-    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
-        return [self._open_sent(opening) for opening in openings]
-
     def _open_sent(self, opening: Opening) -> Publication | None:
         if self._opened(opening.conversation) is not None:
             return None
@@ -332,7 +336,7 @@ class MemoryBackend:
             state.touch(self._ttl_ms)
             return None
         sent[unbegun.member] = self._now
-        return codec.publication(unbegun.conversation, stored.delivery)
+        return Publication.of(unbegun.conversation, stored.delivery)
 
     @_atomic
     def expire(self, *, limit: int) -> int:

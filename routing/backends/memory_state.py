@@ -188,12 +188,12 @@ class ConversationState:
         return Ending(self.status, self.value)
 
     def publications(self) -> tuple[Publication, ...]:
-        return tuple(codec.publication(self.id, delivery) for delivery in self.publish)
+        return tuple(Publication.of(self.id, delivery) for delivery in self.publish)
 
     def resume(self) -> Publication:
         """The message that lets the injector's canvas go on."""
         assert self.opening is not None
-        return codec.publication(self.id, self.entry, self.opening.canvas)
+        return Publication.of(self.id, self.entry, self.opening.canvas)
 
     def adopt(self, parent: str, name: str, child: str) -> None:
         self.children.setdefault(parent, {})[name] = child

@@ -19,7 +19,7 @@ def unpublished(state: ConversationState, transition: Transition) -> tuple[Publi
     then = (result.then_delivery for result in transition.results)
     created = [*transition.deliveries, *(delivery for delivery in then if delivery is not None)]
     return tuple(
-        codec.publication(state.id, delivery)
+        Publication.of(state.id, delivery)
         for delivery in created
         if delivery.id in state.deliveries and state.deliveries[delivery.id].state == "ready"
     )

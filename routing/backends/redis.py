@@ -140,13 +140,15 @@ class RedisBackend:
         return next(iter(_publications(opening.conversation, reply[1])), None)
 
     @_at_the_edge
-    def open_many(self, openings: Sequence[Opening]) -> Sequence[Publication | None]:
+    def open_many(
+        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Sequence[Publication | None]:
         calls = [
             self._call("open", o.conversation, self._opening_args(o, mode=_SEND)) for o in openings
         ]
-        replies = self._line.run(*calls)
+        replies = self._line.run(*calls, meanwhile=meanwhile)
         return [
-            codec.publication(opening.conversation, opening.entry) if reply[1] else None
+            Publication.of(opening.conversation, opening.entry) if reply[1] else None
             for opening, reply in zip(openings, replies, strict=True)
         ]
 
@@ -569,11 +571,11 @@ _CONVERSATION_FIELDS = [
 
 
 def _publications(conversation: str, rows: Iterable[bytes]) -> tuple[Publication, ...]:
-    return tuple(codec.publication(conversation, codec.delivery_from(row)) for row in rows)
+    return tuple(Publication.of(conversation, codec.delivery_from(row)) for row in rows)
 
 
 def _resume(conversation: str, canvas: bytes, entry_row: bytes) -> Publication:
-    return codec.publication(conversation, codec.delivery_from(entry_row), canvas.decode())
+    return Publication.of(conversation, codec.delivery_from(entry_row), canvas.decode())
 
 
 def _beginning(conversation: str, reply: list[Any]) -> Beginning:

@@ -15,7 +15,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any, NamedTuple
 
@@ -50,13 +50,15 @@ class ScriptLine:
         }
         self._own = threading.local()
 
-    def run(self, *calls: Call) -> list[Any]:
+    def run(self, *calls: Call, meanwhile: Callable[[], None] | None = None) -> list[Any]:
         """The answers of scripts that are sent together, run in this order.
+
+        `meanwhile` is called once they are sent, before the answers are waited for.
 
         Raises what redis-py raises: ResponseError for a script that failed, after all were run;
         ConnectionError or TimeoutError if it is not known which were.
         """
-        replies = self._exchange(calls)
+        replies = self._exchange(calls, meanwhile)
         for position, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):  # a Redis that never had it, or was restarted
                 self._client.script_load(self._sources[calls[position].script])
@@ -66,7 +68,9 @@ class ScriptLine:
                 raise reply
         return replies
 
-    def _exchange(self, calls: Sequence[Call]) -> list[Any]:
+    def _exchange(
+        self, calls: Sequence[Call], meanwhile: Callable[[], None] | None = None
+    ) -> list[Any]:
         connection = self._connection()
         pack, shas = connection.pack_command, self._shas
         packed: list[bytes] = []
@@ -74,8 +78,11 @@ class ScriptLine:
             packed += pack("EVALSHA", shas[script], len(keys), *keys, *args)
         own, began = self._own, time.perf_counter()
         try:
-            connection.send_packed_command(packed, check_health=False)
-            if own.is_near:
+            # In one piece: a socket holds half as many small ones, and the next would wait.
+            connection.send_packed_command([b"".join(packed)], check_health=False)
+            if meanwhile is not None:
+                meanwhile()
+            elif own.is_near:
                 _look_out(connection, began + _NEAR_S)
             answers = [_answer(connection) for _ in calls]
             own.is_near = time.perf_counter() - began < _NEAR_S
