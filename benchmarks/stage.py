@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -39,15 +41,21 @@ class Stage:
         self._workers: dict[str, psutil.Process] = {}
         self._apps: dict[str, Any] = {}
         self._dbos: subprocess.Popen[str] | None = None
+        self._turn = ""
 
     def close(self) -> None:
         """End every worker."""
+        self._alone("nobody")
+        for worker in self._workers.values():
+            for process in (worker, *worker.children(recursive=True)):
+                process.send_signal(signal.SIGCONT)
         self._stack.close()
 
     # --- ours ---------------------------------------------------------------------------
 
     def ours(self, kind: str) -> Any:
         """The app of `local` or `queued`, its worker ready."""
+        self._alone(kind)
         if kind not in self._apps:
             organism, url = self._organism(kind), self._server.url(1 + (kind == "queued"))
             environment = {"THREADLOOM_ORGANISM": str(organism), "THREADLOOM_REDIS_URL": url}
@@ -96,37 +104,37 @@ class Stage:
 
     def bare(self) -> Any:
         """Bare Celery's module, its worker ready."""
+        self._alone("bare")
         url = celery_url(self._server.url(3))
         if "bare" not in self._workers:
             os.environ["BENCHMARK_URL"] = url
             self._start_celery("bare", "benchmarks.bare", {"BENCHMARK_URL": url})
-        from benchmarks import bare  # its URL is in the environment only now
-
-        return bare
+            self._apps["bare"] = _anew("benchmarks.bare")
+        return self._apps["bare"]
 
     def dramatiq(self) -> Any:
         """Dramatiq's module, its workers ready. Raises ImportError where it is not installed."""
-        os.environ["DRAMATIQ_URL"] = url = self._server.url(4)
-        from benchmarks import dramatiq_side
-
+        self._alone("dramatiq")
         if "dramatiq" not in self._workers:
+            os.environ["DRAMATIQ_URL"] = url = self._server.url(4)
+            self._apps["dramatiq"] = _anew("benchmarks.dramatiq_side")
             command = ["dramatiq", "benchmarks.dramatiq_side", "--threads", "1", "--processes"]
             self._start(
                 "dramatiq", [*command, str(self._processes)], {"DRAMATIQ_URL": url}, "is ready"
             )
-        return dramatiq_side
+        return self._apps["dramatiq"]
 
     def dbos(self, what: str, count: int) -> float:
         """The seconds that DBOS takes. Raises ImportError where it is not installed."""
+        self._alone("dbos")
         if self._dbos is None:
             __import__("dbos")
-            self._dbos = self._stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.dbos_side"], cwd=ROOT, text=True,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                )
+            self._dbos = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.dbos_side"], cwd=ROOT, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
-            self._stack.callback(self._dbos.terminate)
+            self._stack.callback(_end, self._dbos)
+            self._workers["dbos"] = psutil.Process(self._dbos.pid)
         process = self._dbos
         assert process.stdin is not None
         assert process.stdout is not None
@@ -136,6 +144,16 @@ class Stage:
             if line.startswith("took "):
                 return float(line.split()[1])
         raise RuntimeError("DBOS ended")
+
+    def _alone(self, name: str) -> None:
+        """Stop everybody else's processes: they poll, and there are two cores."""
+        if name == self._turn:
+            return
+        self._turn = name
+        for other, worker in self._workers.items():
+            order = signal.SIGCONT if other == name else signal.SIGSTOP
+            for process in (worker, *worker.children(recursive=True)):
+                process.send_signal(order)
 
     # --- processes ----------------------------------------------------------------------
 
@@ -162,7 +180,13 @@ class Stage:
         self._workers[name] = psutil.Process(process.pid)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _anew(module: str) -> Any:
+    """A module that reads its URL from the environment, with that of this stage."""
+    sys.modules.pop(module, None)
+    return importlib.import_module(module)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
     process.terminate()
     try:
         process.wait(20)

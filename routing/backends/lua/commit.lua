@@ -46,12 +46,13 @@ local function take()
     local ready = publish[i]
     local fields = ready.row or cjson.decode(ready.raw)
     if fields.local_s > 0 and fields.local_s <= within_s
-        and not moot(fields) and redis.call('HEXISTS', T, 't:' .. fields.thread) == 1 then
+        and not moot(fields) then
+      local thread = redis.call('HMGET', T, 't:' .. fields.thread, 'k:' .. fields.thread)
+      if not thread[1] then return false end  -- it was cleaned up; whoever begins it says so
       table.remove(publish, i)
-      redis.call('HSET', D, run, ready.id)
       -- Whoever commits has the row and the envelope of what this commit created.
       return grant(ready.id, not ready.row and ready.raw, fields, ready.attempt, ready.reason,
-        owner, lease)
+        owner, lease, run, thread)
     end
   end
   return false

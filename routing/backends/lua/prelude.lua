@@ -375,8 +375,8 @@ end
 
 -- What somebody who holds the lease on a delivery has to know; without the raw row, who knows row
 -- and envelope.
-local function told(id, raw, row, attempt, reason)
-  local thread = redis.call('HMGET', T, 't:' .. row.thread, 'k:' .. row.thread)
+local function told(id, raw, row, attempt, reason, thread)
+  thread = thread or redis.call('HMGET', T, 't:' .. row.thread, 'k:' .. row.thread)
   local join = ''
   if #row.scope > 0 then
     local branch = cjson.decode(thread[1]).branch
@@ -387,16 +387,21 @@ local function told(id, raw, row, attempt, reason)
     attempt - tonumber(fields[2] or 0)}
 end
 
--- Give a delivery to `owner` for `lease` ms.
-local function grant(id, raw, row, attempt, reason, owner, lease)
-  set_state(id, 'leased', attempt + 1, owner, '')
+-- Give a delivery to `owner` for `lease` ms, and perhaps say whose `run` has come to it.
+local function grant(id, raw, row, attempt, reason, owner, lease, run, thread)
+  local state = 'leased|' .. attempt + 1 .. '||' .. owner
+  if run then
+    redis.call('HSET', D, 's:' .. id, state, run, id)
+  else
+    redis.call('HSET', D, 's:' .. id, state)
+  end
   redis.call('ZADD', DUE, now + lease, member('d', id))
   if row.answer_within_ms > 0 then
     local branch = row.scope[#row.scope]
     redis.call('ZADD', DUE, 'NX', now + row.answer_within_ms,
       member('b', branch[1] .. ':' .. branch[2]))
   end
-  return told(id, raw, row, attempt + 1, reason)
+  return told(id, raw, row, attempt + 1, reason, thread)
 end
 
 local function begin(id, owner, lease)
