@@ -146,8 +146,8 @@ class Stage:
         raise RuntimeError("DBOS ended")
 
     def _alone(self, name: str) -> None:
-        """Stop everybody else's processes: they poll, and there are two cores."""
-        if name == self._turn:
+        """Stop everybody else's processes, where one is measured: they poll, on two cores."""
+        if name == self._turn or self._processes > 1:
             return
         self._turn = name
         for other, worker in self._workers.items():

@@ -225,6 +225,7 @@ def main() -> None:
             if contest.name in wanted:
                 rounds = given.rounds or contest.rounds
                 rows.append(hold(contest, rounds, folder / contest.name, bars))
+                write(rows, figures, given.out)  # a later row may take its time
         if "figures" in wanted:
             figures = [*long_buffers(folder / "long"), *messages(folder / "messages")]
     show(rows, figures, console)
