@@ -171,6 +171,7 @@ class ManagerBackend:
     open = _remote(MemoryBackend.open)
     _open_all = _remote(MemoryBackend.open_many)
 
+    @functools.wraps(MemoryBackend.open_many)
     def open_many(
         self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
     ) -> Sequence[Publication | None]:
