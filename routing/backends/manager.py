@@ -140,6 +140,25 @@ def _remote(
     return ask
 
 
+def _open_many(
+    ask: Callable[[ManagerBackend, Sequence[Opening]], Sequence[Publication | None]],
+) -> Callable[..., Sequence[Publication | None]]:
+    """The same, but what is done meanwhile is done in this process."""
+
+    @functools.wraps(ask)
+    def open_many(
+        self: ManagerBackend,
+        openings: Sequence[Opening],
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Sequence[Publication | None]:
+        opened = ask(self, openings)
+        meanwhile()
+        return opened
+
+    return open_many
+
+
 class ManagerBackend:
     """A `SharedBackend` for the processes of one machine.
 
@@ -169,16 +188,7 @@ class ManagerBackend:
         self._own = threading.local()
 
     open = _remote(MemoryBackend.open)
-    _open_all = _remote(MemoryBackend.open_many)
-
-    @functools.wraps(MemoryBackend.open_many)
-    def open_many(
-        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
-    ) -> Sequence[Publication | None]:
-        opened = self._open_all(openings)  # `meanwhile` stays in this process
-        meanwhile()
-        return opened
-
+    open_many = _open_many(_remote(MemoryBackend.open_many))
     open_and_begin = _remote(MemoryBackend.open_and_begin)
     begin = _remote(MemoryBackend.begin)
     commit = _remote(MemoryBackend.commit)
