@@ -35,6 +35,8 @@ TOLERANCE = 0.02
 _SWEEP = 200
 #: s that Redis gets to give back what its hash tables had grown to
 _SETTLE_S = 10.0
+#: s without a change after which it has: Redis shrinks its own tables when it has nothing to do
+_QUIET_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def soak(client: redis.Redis, conversations: int, *, at_once: int) -> Soak:
 def _settled(client: redis.Redis, wanted: Level | None) -> Level:
     """The level once it falls no more, or is where it was."""
     give_up, lowest, since = time.monotonic() + _SETTLE_S, level(client), time.monotonic()
-    while time.monotonic() < give_up and time.monotonic() - since < 1:
+    while time.monotonic() < give_up and time.monotonic() - since < _QUIET_S:
         now = level(client)
         if now.memory_bytes < lowest.memory_bytes:
             lowest, since = now, time.monotonic()
