@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from routing.records import (
     Branch,
@@ -19,18 +20,16 @@ from routing.records import (
     Wait,
 )
 
-_DECODER = json.JSONDecoder()
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder()
 
 
 def dump(value: object) -> str:
     """Compact JSON."""
-    return _ENCODER.encode(value)
+    return _ENCODER.encode(value).decode()
 
 
-def _loaded(text: bytes | str) -> Any:
-    """JSON that is UTF-8; told so, the decoder need not look for what it may be."""
-    return _DECODER.decode(text if isinstance(text, str) else text.decode())
+_loaded = _DECODER.decode
 
 
 def due_member(kind: str, conversation: str, thing: str) -> str:
