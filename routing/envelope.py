@@ -7,15 +7,16 @@ look like is not known here; `routing.ingress` checks it.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from lxml import etree
+from msgspec import Struct
 
 from routing.errors import InvalidEnvelopeError
-from routing.grafting import append_exactly, declaring_default, without_stand_ins
+from routing.grafting import append_exactly, declaring_default, saying_default, without_stand_ins
 from routing.markup import canonical, new_element, parse_canonical, parse_xml, schema_faults
 
 __all__ = [
@@ -39,10 +40,14 @@ CORE_NAMESPACE = "https://xml-pipeline.org/ns/core/v1"
 _MESSAGE, _META, _FROM, _TO, _THREAD = (
     f"{{{NAMESPACE}}}{name}" for name in ("message", "meta", "from", "to", "thread")
 )
+_HEAD = f'<message xmlns="{NAMESPACE}"><meta>'
+#: a name in which canonical XML escapes nothing
+_PLAIN = re.compile(r"[A-Za-z0-9._:@/+-]*")
+#: such a root does not use the default namespace: its descendants say theirs, each by itself
+_PREFIXED_ROOT = re.compile(rb"<[^ >]*:")
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     """One message. Its elements belong to the tree they were read from: copy, do not move."""
 
     from_id: str
@@ -58,17 +63,35 @@ def build_envelope(
     from_id: str,
     to: str | None,
     thread: str,
-    payload: etree._Element,
+    payload: etree._Element | bytes,
     *,
     extra_meta: Sequence[etree._Element] = (),
 ) -> bytes:
-    """Return the canonical bytes of an envelope around `payload`.
+    """Return the canonical bytes of an envelope around `payload`, an element or its canonical form.
 
-    An element that is part of no tree and declares its default namespace is moved into the
-    envelope's, any other is copied.
+    An element that is part of no tree and declares its default namespace may be moved into the
+    envelope's; any other is left as it is.
 
     Raises InvalidEnvelopeError (step "build") for a name that XML cannot carry.
     """
+    body = payload if isinstance(payload, bytes) else canonical(payload)
+    names = (from_id, thread) if to is None else (from_id, to, thread)
+    if extra_meta or _PREFIXED_ROOT.match(body) or not all(map(_PLAIN.fullmatch, names)):
+        element = parse_canonical(payload) if isinstance(payload, bytes) else payload
+        return _build_as_tree(from_id, to, thread, element, extra_meta)
+    # What libxml2 would write, at a fifth of the time: each hop builds one or two of these.
+    addressee = "" if to is None else f"<to>{to}</to>"
+    head = f"{_HEAD}<from>{from_id}</from>{addressee}<thread>{thread}</thread></meta>"
+    return b"".join((head.encode(), saying_default(body), b"</message>"))
+
+
+def _build_as_tree(
+    from_id: str,
+    to: str | None,
+    thread: str,
+    payload: etree._Element,
+    extra_meta: Sequence[etree._Element],
+) -> bytes:
     message = new_element(_MESSAGE, {None: NAMESPACE})
     meta = etree.SubElement(message, _META)
     try:

@@ -30,7 +30,7 @@ def append_exactly(parent: etree._Element, child: etree._Element) -> None:
     parent.append(child)
     if before.count(b"xmlns") > 1 and canonical(child) != before:
         parent.remove(child)
-        parent.append(etree.PI(_STAND_IN, base64.b64encode(_saying_default(before)).decode()))
+        parent.append(etree.PI(_STAND_IN, base64.b64encode(saying_default(before)).decode()))
 
 
 def without_stand_ins(root: etree._Element) -> etree._Element:
@@ -42,10 +42,10 @@ def without_stand_ins(root: etree._Element) -> etree._Element:
 
 def declaring_default(element: etree._Element) -> etree._Element:
     """Return a copy that declares `xmlns=""` where it declares no other default namespace."""
-    return parse_canonical(_saying_default(canonical(element)))
+    return parse_canonical(saying_default(canonical(element)))
 
 
-def _saying_default(text: bytes) -> bytes:
+def saying_default(text: bytes) -> bytes:
     """Return a canonical element that says `xmlns=""` itself where it says no other default."""
     name = text[: text.index(b">")].partition(b" ")[0]
     rest = text[len(name) :]

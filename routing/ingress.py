@@ -15,10 +15,10 @@ with the attempt itself that is what `routing.faults.Huh.of` needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from lxml import etree
+from msgspec import Struct
 
 from routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
 from routing.errors import InvalidEnvelopeError, InvalidPayloadError
@@ -42,8 +42,7 @@ _NO_ENVELOPE = Envelope("", None, "", _NOTHING)
 _FAULT_CLASSES: dict[str, type] = {"huh": Huh, "SystemError": SystemError}
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(Struct, frozen=True):
     """What one listener lets in."""
 
     #: the listener's name, which an envelope's `to` must be
@@ -58,8 +57,7 @@ class Gate:
     resolve: Callable[[str], PayloadType | None] | None = None
 
 
-@dataclass(slots=True)
-class Ingress:
+class Ingress(Struct):
     """Everything known so far; a field keeps its empty value until its step has run."""
 
     gate: Gate
@@ -98,6 +96,8 @@ def from_registry(data: bytes, gate: Gate) -> Ingress:
 def from_outside(raw: object, gate: Gate, *, thread: str, from_id: str = "external") -> Ingress:
     """Take in what somebody else sent: XML text or bytes, or a mapping of JSON values.
 
+    Or an element that a payload class has made of an object of its own.
+
     The mapping holds the fields of a declared class, or `type` and `payload` (and perhaps
     `thread`, as the result of another listener does), `payload` being such a mapping or XML
     text. Raises InvalidEnvelopeError.
@@ -123,9 +123,9 @@ def parse(state: Ingress) -> None:
         return
     if isinstance(raw, Mapping):
         raw = _as_xml(raw, state.gate)
-        if isinstance(raw, etree._Element):
-            state.root = raw
-            return
+    if isinstance(raw, etree._Element):
+        state.root = raw
+        return
     if not isinstance(raw, (str, bytes)):
         raise InvalidEnvelopeError("parse", [f"expected XML text or a mapping, got {show(raw)}"])
     if state.gate.repair:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from lxml import etree
+from msgspec import Struct
 
 from routing.errors import InvalidEnvelopeError
 from routing.ingress import Gate, from_outside, from_registry
-from routing.markup import local_name
+from routing.markup import canonical, local_name
 from routing.organism import Listener, Organism
 from routing.outgoing import Content
 from routing.payload import PayloadType
 from routing.records import Delivery
 
 
-class Admitted(NamedTuple):
-    """A payload from outside that a listener takes."""
+class Admitted(Struct, frozen=True, gc=False):
+    """A payload on its way to a listener that takes it; text alone, for there may be many."""
 
-    content: Content
+    #: its root element
+    name: str
+    #: dotted path of its class; "" for a raw element
+    path: str
+    #: the element in canonical form
+    payload: bytes
     #: what the parser had to repair, for the `huh` that goes with the reply; empty: nothing
-    repairs: str
+    repairs: str = ""
+
+    @classmethod
+    def of(cls, content: Content) -> Admitted:
+        """What a listener is told by this program itself."""
+        return cls(content.name, content.path, canonical(content.element))
 
 
 def receive(delivery: Delivery, listener: Listener, organism: Organism) -> Any:
@@ -58,8 +69,7 @@ def admit(raw: Any, listener: Listener, organism: Organism) -> Admitted:
     """The payload of something from outside. Raises InvalidEnvelopeError."""
     gate = Gate(listener.name, listener.accepts, organism.max_payload_bytes, repair=listener.repair)
     state = from_outside(raw, gate, thread="")
-    kind = state.payload_type
-    path = kind.path if kind is not None else ""
-    payload = state.envelope.payload
-    name = kind.name if kind is not None else ""
-    return Admitted(Content(payload, name, path, is_fault=False), "; ".join(state.repairs))
+    kind, element = state.payload_type, state.envelope.payload
+    assert kind is not None  # from outside, only what was declared gets this far
+    payload = state.canonical if element is state.root else canonical(element)
+    return Admitted(kind.name, kind.path, payload, "; ".join(state.repairs))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lxml import etree
+from msgspec import Struct
 
 from routing.faults import Huh, SystemError  # the wire format's name
 from routing.markup import XML
@@ -14,8 +14,7 @@ from routing.payload import payload_type
 from routing.records import ConversationStatus, Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A payload on its way out."""
 
     element: etree._Element

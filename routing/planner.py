@@ -34,7 +34,7 @@ from routing.faults import (
     validation_fault,
 )
 from routing.handler import HandlerResponse
-from routing.intake import undeclared
+from routing.intake import Admitted, undeclared
 from routing.markup import canonical
 from routing.organism import Listener, Organism
 from routing.outgoing import Content, content_of, ending_of
@@ -62,25 +62,24 @@ _NOTE_LIMIT = 4096
 def open_conversation(
     conversation: str,
     listener: Listener,
-    content: Content,
+    admitted: Admitted,
     *,
     from_id: str,
     root_thread: str,
     new_id: Callable[[], str],
     canvas: str = "",
-    repairs: str = "",
 ) -> Opening:
     """What injecting one payload creates; the first delivery's id is the conversation's."""
     root = Thread(root_thread, (from_id,))
-    thread = Thread(new_id(), (from_id, listener.name), root_thread, repairs=repairs)
+    thread = Thread(new_id(), (from_id, listener.name), root_thread, repairs=admitted.repairs)
     entry = Delivery(
         id=conversation,
         thread=thread.id,
         from_id=from_id,
         to=listener.name,
-        payload_name=content.name,
-        payload_path=content.path,
-        envelope=build_envelope(from_id, listener.name, thread.id, content.element),
+        payload_name=admitted.name,
+        payload_path=admitted.path,
+        envelope=build_envelope(from_id, listener.name, thread.id, admitted.payload),
     )
     return Opening(conversation, entry, root, thread, canvas)
 

@@ -9,9 +9,10 @@ firing it releases its *body*: a delivery, held until then, to the listener that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 
 class Branch(NamedTuple):
@@ -35,8 +36,7 @@ class ConversationStatus(StrEnum):
     KILLED = "killed"
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
+class Thread(Struct, frozen=True, gc=False):
     """One position in a conversation's call tree."""
 
     id: str
@@ -60,8 +60,7 @@ class Thread:
         return len(self.chain) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True, gc=False):
     """One envelope for one listener; `id` is the Celery task id and the message id."""
 
     id: str
@@ -96,8 +95,7 @@ class JoinKind(StrEnum):
     BUFFER = "buffer"
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True, gc=False):
     """A fan-in: it fires once, as soon as one of its thresholds is reached."""
 
     id: str
@@ -139,8 +137,7 @@ class Refill(NamedTuple):
     delivery: str
 
 
-@dataclass(frozen=True, slots=True)
-class BranchResult:
+class BranchResult(Struct, frozen=True, gc=False):
     """The answer of one branch. The first one counts."""
 
     branch: Branch
@@ -153,8 +150,7 @@ class BranchResult:
     then_thread: Thread | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True, gc=False):
     """How a conversation ends for whoever injected it; the first one counts."""
 
     status: ConversationStatus
@@ -162,8 +158,7 @@ class Ending:
     value: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True, gc=False):
     """A thread that waits for input; `id` is the delivery that the input will become."""
 
     id: str
@@ -173,8 +168,7 @@ class Wait:
     scope: Scope = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True, gc=False):
     """A conversation about to begin, with its first delivery."""
 
     conversation: str
@@ -192,8 +186,7 @@ class Opening:
         return ("", root.chain[-1], root.id), (root.id, thread.chain[-1], thread.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True, gc=False):
     """Everything that is decided from when a delivery runs: one round trip's worth."""
 
     conversation: str
@@ -214,8 +207,7 @@ class Frame:
     abandoned: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Struct, frozen=True, gc=False):
     """Everything one run of a handler changes, committed at once or not at all."""
 
     conversation: str
@@ -241,8 +233,7 @@ class Transition:
     dead_letter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True, gc=False):
     """One message's way through a worker: its delivery, and those the worker goes on with.
 
     A commit of a run takes one of the deliveries that it has made ready, begun as by `begin`
@@ -263,15 +254,13 @@ class Run:
 # --- answers of a backend -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True, gc=False):
     """Run it: this caller holds the lease."""
 
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """The conversation has ended; this caller hands its value to whoever injected it."""
 
     ending: Ending
@@ -279,8 +268,7 @@ class Release:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(Struct, frozen=True, gc=False):
     """Nothing to run here.
 
     `reason`: settled, leased, postponed, cancelled, ended, held, waiting, or unknown.
@@ -323,8 +311,7 @@ class Publication(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True, gc=False):
     """The delivery is settled by this commit (`adopted`: by an earlier one)."""
 
     publications: tuple[Publication, ...] = ()
@@ -337,13 +324,11 @@ class Committed:
     begun: Begun | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(Struct, frozen=True, gc=False):
     """Refused: another run has taken the delivery over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replan:
+class Replan(Struct, frozen=True, gc=False):
     """Refused because the frame is stale: plan again. The handler need not run again."""
 
     #: deliveries the conversation has had by now
@@ -359,8 +344,7 @@ class Replan:
 # --- what can be read -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Struct, frozen=True, gc=False):
     """One conversation as a list shows it. Times are ms since 1970 on the registry's clock."""
 
     id: str
@@ -376,8 +360,7 @@ class Conversation:
     value: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(Struct, frozen=True, gc=False):
     """One line of a conversation's log."""
 
     at_ms: int
@@ -389,8 +372,7 @@ class LogEntry:
     detail: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class JoinState:
+class JoinState(Struct, frozen=True, gc=False):
     """An open or fired join, with its counts."""
 
     join: Join
@@ -399,8 +381,7 @@ class JoinState:
     fired: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResult:
+class StoredResult(Struct, frozen=True, gc=False):
     """One index of a join as it was answered."""
 
     index: int
@@ -409,8 +390,7 @@ class StoredResult:
     payload_path: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True, gc=False):
     """A delivery whose handler failed for good."""
 
     conversation: str
@@ -425,8 +405,7 @@ class DeadLetter:
     position: str
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True, gc=False):
     """Something whose time has come: an unpublished delivery, an expired lease, a timer."""
 
     conversation: str

@@ -24,6 +24,8 @@ from routing.records import Join, JoinKind, Publication
 CONVERSATION = "conversation"
 #: argument of a message that carries the injector's own canvas
 INJECTED = "injected"
+#: argument of a message that carries several injected conversations: their ids
+TOGETHER = "conversations"
 
 
 def canvas_options(request: Context) -> str:

@@ -12,9 +12,11 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from traceback import format_exception_only
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from config import RegistryUnavailableError
 from primitives import SystemCall
@@ -55,8 +57,7 @@ REGISTRY_PATIENCE_S = 60.0
 _RETRY_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a message was dealt with."""
 
     #: the conversation's ending, if it is this message's to hand over
@@ -71,11 +72,19 @@ class _CurrentRun:
     """The run of one message: how long it may go on, and what of it is its own to hand over."""
 
     def __init__(
-        self, runtime: Runtime, frame: Frame, root_id: str, native: bool, limit_s: float
+        self,
+        runtime: Runtime,
+        frame: Frame,
+        *,
+        root_id: str,
+        native: bool,
+        limit_s: float,
+        until: float | None,
     ) -> None:
         self._runtime = runtime
         self._limit_s = limit_s
-        self._until = time.monotonic() + runtime.organism.local_slice_ms / 1000
+        slice_s = runtime.organism.local_slice_ms / 1000
+        self._until = time.monotonic() + slice_s if until is None else until
         self._base = Run(frame.delivery.id, runtime.owner, runtime.lease_ms)
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
@@ -115,13 +124,17 @@ class Deliverer:
         refusal: Fault | None = None,
         limit_s: float = 0.0,
         hops: HopEvents | None = None,
+        has_message: bool = True,
+        until: float | None = None,
     ) -> Outcome:
         """Carry one message's delivery out, and what follows from it while that is its turn.
 
         `beginning` asks the registry for it. `native`: this message carries the injector's own
         canvas, so the conversation's value may be handed over by returning it. `refusal` is
         told instead of running the handler. `limit_s`: the longest time that a handler may have
-        before the pool would end the process; `hops` is told of every delivery but the first.
+        before the pool would end the process; `hops` is told of every delivery that
+        has no message, as the first one usually `has_message`. `until`: monotonic s at which the
+        run's slice is over, if it began before.
         """
         begun = patiently(beginning)
         if isinstance(begun, Release):
@@ -130,8 +143,13 @@ class Deliverer:
             logger.info("delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
-        run = _CurrentRun(self._runtime, begun.frame, root_id, native, limit_s)
+        run = _CurrentRun(
+            self._runtime, begun.frame, root_id=root_id, native=native, limit_s=limit_s, until=until
+        )
+        began = time.time()
         first, following = self._carry_out(begun.frame, run, refusal)
+        if hops is not None and not has_message:
+            hops.record(begun.frame.delivery, root_id, began, first.summary)
         if following is None:
             return first
         return replace(first, release=self._go_on(following, run, hops))

@@ -6,6 +6,7 @@ A process that has not sends to the listener's task by name: `app.send_task("cle
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from celery import Celery
@@ -16,7 +17,6 @@ from routing.envelope import build_envelope
 from routing.errors import InvalidEnvelopeError, InvalidPayloadError, UnknownConversationError
 from routing.faults import routing_fault
 from routing.intake import Admitted, admit
-from routing.markup import canonical
 from routing.outgoing import content_of
 from routing.payload import is_payload
 from routing.planner import open_conversation
@@ -25,10 +25,10 @@ from routing.results import StoredResults, items_of
 from tasks.listener import EXTERNAL, root_thread
 from tasks.publisher import Publisher
 from tasks.runtime import new_id, runtime_of
+from tasks.together import per_message
 
-#: conversations that are opened in one round trip, and published in another: about as many as fit
-#: into a socket's buffer, so that they are on their way at once
-_BATCH = 100
+#: conversations of which the last is opened before the first is published
+_BATCH = 10_000
 
 
 def inject(
@@ -65,8 +65,9 @@ def inject_many(
 ) -> list[AsyncResult[Any]]:
     """Start one conversation per payload; all payloads are checked before the first starts.
 
-    They go to registry and broker in batches. While the broker does not answer there is one try of
-    a few seconds for all of them: the sweep publishes the rest when it is back.
+    They go to the registry in batches and to the broker up to a hundred in a message
+    (`tasks.together`). While the broker does not answer there is one try of a few seconds for all
+    of them: the sweep publishes the rest when it is back.
     """
     runtime = runtime_of(app)
     listener = runtime.organism.listeners.get(to)
@@ -75,26 +76,32 @@ def inject_many(
         raise ConversationError(fault.code, fault.message, fault.retry_allowed)
     admitted = [_admitted(payload, listener, app) for payload in payloads]
     names = [name or new_id() for name in (ids if ids is not None else [None] * len(admitted))]
+    count = len(admitted)
+    together = 1 if count < 2 else per_message(count, listener, runtime.organism, runtime.lanes())
     publisher = Publisher(app, runtime)
     reachable = True
-    for start in range(0, len(names), _BATCH):
-        openings = [
-            _opening(name, listener, found, from_id)
-            for name, found in zip(names[start : start + _BATCH], admitted[start:], strict=False)
-        ]
-        reachable = publisher.open_and_send(openings, reachable=reachable)
-    return [app.AsyncResult(name) for name in names]
+    results: list[AsyncResult[Any]] = []
+
+    def openings() -> Iterator[Opening]:
+        for name, found in zip(names, admitted, strict=True):
+            results.append(app.AsyncResult(name))
+            yield _opening(name, listener, found, from_id)
+
+    waiting = openings()
+    for _ in range(0, count, _BATCH):
+        batch = islice(waiting, _BATCH)
+        reachable = publisher.open_and_send(batch, together=together, reachable=reachable)
+    return results
 
 
 def _opening(name: str, listener: Listener, found: Admitted, from_id: str) -> Opening:
     return open_conversation(
         name,
         listener,
-        found.content,
+        found,
         from_id=from_id,
         root_thread=root_thread(name),
         new_id=new_id,
-        repairs=found.repairs,
     )
 
 
@@ -124,15 +131,15 @@ def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -
             raise UnknownConversationError(conversation_id)
         return False
     listener = runtime.organism.listeners[wait.listener]
-    content = _admitted(payload, listener, app).content
+    given = _admitted(payload, listener, app)
     delivery = Delivery(
         id=wait_id,
         thread=wait.thread,
         from_id=EXTERNAL,
         to=listener.name,
-        payload_name=content.name,
-        payload_path=content.path,
-        envelope=build_envelope(EXTERNAL, listener.name, wait.thread, content.element),
+        payload_name=given.name,
+        payload_path=given.path,
+        envelope=build_envelope(EXTERNAL, listener.name, wait.thread, given.payload),
         scope=wait.scope,
     )
     publication: Publication | None = runtime.backend.answer(conversation_id, wait_id, delivery)
@@ -151,4 +158,4 @@ def _admitted(payload: Any, listener: Listener, app: Celery) -> Admitted:
         content = content_of(payload)
     except InvalidPayloadError as exc:
         raise InvalidEnvelopeError("payload XSD", exc.faults) from exc
-    return admit(canonical(content.element), listener, runtime_of(app).organism)
+    return admit(content.element, listener, runtime_of(app).organism)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from celery import Celery
+from msgspec.structs import replace
 
 from routing import UnknownConversationError
 from routing.faults import killed_fault

@@ -17,7 +17,7 @@ from celery.worker.request import Request
 
 from config import RegistryUnavailableError
 from tasks.listener import ListenerTask
-from tasks.request import conversation_of
+from tasks.request import runs_of
 from tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class LeaseKeeper:
 
 def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
     """Extend the leases of these deliveries; those that this worker does not hold are left."""
-    leases = [(conversation_of(request), str(request.id)) for request in requests]
+    leases = [run for request in requests for run in runs_of(request)]
     if not leases:
         return
     try:

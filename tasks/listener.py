@@ -20,13 +20,14 @@ from routing import ConversationError, Listener, Organism
 from routing.actions import Fault
 from routing.errors import InvalidEnvelopeError
 from routing.faults import Huh
-from routing.intake import admit
-from routing.outgoing import Content, content_of
+from routing.intake import Admitted, admit
+from routing.outgoing import content_of
 from routing.planner import open_conversation
-from routing.records import Beginning, ConversationStatus, Ending
-from tasks import canvas
-from tasks.delivery import Deliverer
+from routing.records import Beginning
+from tasks import canvas, together
+from tasks.delivery import Deliverer, Outcome
 from tasks.hop_events import HopEvents
+from tasks.releases import value_of
 from tasks.runtime import Point, Runtime, new_id
 
 #: the sender of what comes from outside and did not authenticate
@@ -52,6 +53,15 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Carry this message's delivery out; returns what Celery shows as its result."""
+        try:
+            if canvas.TOGETHER in kwargs:
+                return together.carry_out(self, kwargs[canvas.TOGETHER])
+            return self._run_one(args, kwargs)
+        finally:
+            if self._hops is not None:
+                self._hops.flush()
+
+    def _run_one(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         request = self.request
         message_id = str(request.id)
         ours = kwargs.get(canvas.CONVERSATION)
@@ -63,7 +73,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         if ours is None:
             beginning, refusal = self._injected(args, kwargs)
         else:
-            beginning = self._claimed(conversation)
+            beginning = self._claimed(conversation, message_id)
         outcome = self.deliverer.deliver(
             beginning,
             root_id=request.root_id or message_id,
@@ -72,8 +82,6 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             limit_s=self._limit_s,
             hops=self._hops,
         )
-        if self._hops is not None:
-            self._hops.flush()
         if not native:
             return outcome.summary
         if outcome.release is None:
@@ -81,6 +89,21 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             raise Ignore(outcome.summary)
         self.request.update(released=conversation)
         return value_of(outcome.release)
+
+    def begin_and_run(self, conversation: str, *, until: float) -> Outcome:
+        """Carry an injected conversation's first delivery out that has no message of its own.
+
+        `until`: monotonic s at which the slice of the message that it came with is over.
+        """
+        return self.deliverer.deliver(
+            self._claimed(conversation, conversation),
+            root_id=conversation,
+            native=True,
+            limit_s=self._limit_s,
+            hops=self._hops,
+            has_message=False,
+            until=until,
+        )
 
     @cached_property
     def _limit_s(self) -> float:
@@ -108,8 +131,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             self.runtime.reached(Point.RETURNED, None)
             self.runtime.backend.released(conversation)
 
-    def _claimed(self, conversation: str) -> Any:
-        delivery = str(self.request.id)
+    def _claimed(self, conversation: str, delivery: str) -> Any:
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
         def begin() -> Beginning:
@@ -125,16 +147,15 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def _injected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         conversation = str(self.request.id)
-        content, repairs, refusal = self._admitted(args, kwargs)
+        admitted, refusal = self._admitted(args, kwargs)
         opening = open_conversation(
             conversation,
             self.listener,
-            content,
+            admitted,
             from_id=EXTERNAL,
             root_thread=root_thread(conversation),
             new_id=new_id,
             canvas=canvas.canvas_options(self.request),
-            repairs=repairs,
         )
 
         runtime, published = self.runtime, self.runtime.take_uncleared()
@@ -148,7 +169,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def _admitted(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Content, str, Fault | None]:
+    ) -> tuple[Admitted, Fault | None]:
         """The payload of an injection; one that breaks its contract becomes its own refusal."""
         try:
             if len(args) != 1 or kwargs:
@@ -159,10 +180,10 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
                         f"as XML; got {len(args)} and {sorted(kwargs) or 'no'} keywords"
                     ],
                 )
-            return (*admit(args[0], self.listener, self.runtime.organism), None)
+            return admit(args[0], self.listener, self.runtime.organism), None
         except InvalidEnvelopeError as exc:
             huh = Huh.of(str(exc), args[0] if args else "")
-            return content_of(huh), "", Fault(huh, str(exc))
+            return Admitted.of(content_of(huh)), Fault(huh, str(exc))
 
 
 def root_thread(conversation: str) -> str:
@@ -173,14 +194,6 @@ def root_thread(conversation: str) -> str:
 def is_uuid(text: str) -> bool:
     """Whether a text is a UUID in its canonical form."""
     return _UUID.fullmatch(text) is not None
-
-
-def value_of(ending: Ending) -> Any:
-    """What an injector's `AsyncResult.get()` gives. Raises ConversationError for a fault."""
-    if ending.status is ConversationStatus.COMPLETED:
-        return ending.value
-    value = ending.value or {}
-    raise ConversationError(value["code"], value["message"], value["retry_allowed"]) from None
 
 
 def register_listeners(

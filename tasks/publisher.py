@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery
@@ -23,10 +24,10 @@ from kombu.exceptions import (  # type: ignore[attr-defined]  # the one is newer
 
 from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
-from routing.records import Join, Opening, Publication
+from routing.records import Delivery, Join, Opening, Publication
 from tasks import canvas
 from tasks.hop_events import message_summary
-from tasks.runtime import Point, Runtime
+from tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -100,35 +101,51 @@ class Publisher:
             return False
         return True
 
-    def open_and_send(self, openings: Sequence[Opening], *, reachable: bool = True) -> bool:
-        """Open conversations and publish their first messages; False if the broker may lack some.
+    def open_and_send(
+        self, openings: Iterable[Opening], *, together: int = 1, reachable: bool = True
+    ) -> bool:
+        """Open conversations with one listener and publish their first messages.
 
-        Several messages are written while the registry is at work, and sent once it has opened all;
-        one of a known conversation is sent as well then, and whoever gets it finds that there is
-        nothing to do. `reachable`: False leaves the publishing to the sweep. Raises
-        RegistryUnavailableError.
+        So many of them `together` in a message; one that was known before is not published.
+        False if the broker may lack some; `reachable`: False leaves the publishing to the
+        sweep, as a broker that does not answer does. Raises RegistryUnavailableError.
         """
-        backend = self._runtime.backend
-        if not reachable or len(openings) == 1:
-            opened_now = [found for found in backend.open_many(openings) if found is not None]
-            if not reachable or not opened_now:
-                return reachable
-            return self.send([found._replace(canvas="") for found in opened_now])
-        messages = [Publication.of(opening.conversation, opening.entry, "") for opening in openings]
-        opened = False
+        entries: dict[str, Delivery] = {}
+
+        def noted() -> Iterator[Opening]:
+            for opening in openings:
+                if opening.conversation not in entries:  # the caller may name one twice
+                    entries[opening.conversation] = opening.entry
+                    yield opening
+
+        for known in self._runtime.backend.open_many(noted()):
+            del entries[known]
+        if not entries or not reachable:
+            return reachable
+        if together == 1:
+            return self.send([Publication.of(name, e, "") for name, e in entries.items()])
+        names, to = list(entries), next(iter(entries.values())).to
+        return self.send_together(to, list(_parts(names, together)))
+
+    def send_together(self, to: str, parts: Sequence[Sequence[str]]) -> bool:
+        """Publish injected conversations with one listener, the part of a message in one each.
+
+        False, and no error, if the broker may not have all of them.
+        """
         try:
             with self._batch() as producer:
-
-                def write() -> None:
-                    for message in messages:
-                        self._send(producer, message, None, {})
-
-                backend.open_many(openings, meanwhile=write)
-                opened = True
+                for conversations in parts:
+                    self._put(
+                        producer,
+                        to,
+                        new_id(),
+                        kwargs={canvas.TOGETHER: list(conversations)},
+                        shown=f"{len(conversations)} conversations → {to}",
+                        priority=self._priority(1),
+                        ignore_result=True,
+                    )
         except self._broker_refusals as exc:
-            logger.warning("outbox.kept unpublished=%d reason=%r", len(messages), exc)
-            if not opened:
-                backend.open_many(openings)
+            logger.warning("outbox.kept unpublished=%d reason=%r", sum(map(len, parts)), exc)
             return False
         return True
 
@@ -200,28 +217,42 @@ class Publisher:
             kwargs[canvas.INJECTED] = True
         else:
             options |= canvas.join_options(self._app, publication, self._join(publication, known))
-        headers = {**options.pop("headers", {}), SENT_HEADER: now_ms()}
-        priority = options.pop("priority", self._priority(publication.depth))
+        options.setdefault("priority", self._priority(publication.depth))
         options.setdefault("ignore_result", not injected)
         options.setdefault("parent_id", publication.parent)
+        shown = message_summary(publication)
+        self._put(producer, publication.to, publication.id, kwargs=kwargs, shown=shown, **options)
+
+    def _put(
+        self,
+        producer: Any,
+        to: str,
+        message_id: str,
+        *,
+        kwargs: dict[str, Any],
+        shown: str,
+        headers: Mapping[str, Any] = MappingProxyType({}),
+        priority: int | None = None,
+        **options: Any,
+    ) -> None:
         message = self._app.amqp.create_task_message(
-            publication.id,
-            publication.to,
+            message_id,
+            to,
             kwargs=kwargs,
-            argsrepr=message_summary(publication),
+            argsrepr=shown,
             kwargsrepr="{}",
             create_sent_event=self._app.conf.task_send_sent_event,
             origin=self._origin,
             **options,
         )
-        queue = self._queue(publication)
+        queue = self._queue(to)
         self._app.amqp.send_task_message(
             producer,
-            publication.to,
+            to,
             message,
             queue=queue,
             declare=self._undeclared(producer.channel, queue),
-            headers=headers,
+            headers={**headers, SENT_HEADER: now_ms()},
             # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
             # message, the registry has all that is needed to publish it again.
             delivery_mode=_TRANSIENT,
@@ -233,9 +264,8 @@ class Publisher:
     def _origin(self) -> str:
         return str(anon_nodename())
 
-    def _queue(self, publication: Publication) -> Queue:
+    def _queue(self, name: str) -> Queue:
         """Where Celery's router has the listener's messages go."""
-        name = publication.to
         if name not in self._queues:
             listener = self._runtime.organism.listeners.get(name)
             named = {"queue": listener.queue} if listener is not None and listener.queue else {}
@@ -278,6 +308,11 @@ def _cleared(sent: Iterable[Publication]) -> list[str]:
         for publication in sent
         for name in (publication.id, *([""] if publication.canvas is not None else []))
     ]
+
+
+def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 def now_ms() -> int:

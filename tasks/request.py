@@ -18,17 +18,20 @@ from celery.worker.state import task_ready
 from celery.worker.strategy import default
 
 from config import RegistryUnavailableError
-from tasks.canvas import CONVERSATION
+from routing.records import Publication
+from tasks.canvas import CONVERSATION, TOGETHER
 from tasks.publisher import SENT_HEADER, Publisher, now_ms
 from tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 
 
-def conversation_of(request: Request) -> str:
-    """The conversation that a message belongs to: named in it, or begun by it."""
-    named = (request.kwargs or {}).get(CONVERSATION)
-    return str(named or request.id)
+def runs_of(request: Request) -> list[tuple[str, str]]:
+    """The runs that a message may begin: conversation, and the delivery that each begins with."""
+    kwargs = request.kwargs or {}
+    if TOGETHER in kwargs:
+        return [(conversation, conversation) for conversation in kwargs[TOGETHER]]
+    return [(str(kwargs.get(CONVERSATION) or request.id), str(request.id))]
 
 
 def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[..., Any]:
@@ -93,21 +96,22 @@ class DeliveryRequest(Request):
         # is still to say who gets the error and whether the conversation ends by it.
         task_ready(self)
         logger.error("delivery.hard_timeout message_id=%s timeout_s=%s", self.id, timeout)
-        publication = self._abandon("timeout")
-        if publication is not None:
-            Publisher(self.task.app, runtime_of(self.task.app)).publish(
-                [publication], root_id=self.root_id
-            )
+        publisher = Publisher(self.task.app, runtime_of(self.task.app))
+        for publication in self._abandon("timeout"):
+            publisher.publish([publication], root_id=self.root_id)
         self.send_event("task-failed", exception=repr(TimeLimitExceeded(timeout)), traceback="")
         return self.acknowledge()
 
-    def _abandon(self, reason: str) -> Any:
+    def _abandon(self, reason: str) -> list[Publication]:
+        """Give up what the lost process held; the messages to publish for it."""
         runtime = runtime_of(self.task.app)
         try:
-            return runtime.backend.abandon(
-                conversation_of(self), self.id, owner=runtime.owner, reason=reason
-            )
+            given_up = [
+                runtime.backend.abandon(conversation, run, owner=runtime.owner, reason=reason)
+                for conversation, run in runs_of(self)
+            ]
         except RegistryUnavailableError as exc:
             # The lease expires by itself, and the sweep takes the delivery up then.
             logger.warning("lease.not_given_up message_id=%s reason=%s", self.id, exc)
-            return None
+            return []
+        return [publication for publication in given_up if publication is not None]

@@ -6,11 +6,14 @@ effects, doubled, delayed or lost: so a test may interleave it as it likes.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from primitives import SystemCall
 from routing import Organism, records
@@ -18,7 +21,7 @@ from routing.actions import Actions, Retry, read_return
 from routing.backends import SharedBackend
 from routing.envelope import build_envelope
 from routing.faults import timeout_fault
-from routing.intake import receive
+from routing.intake import Admitted, receive
 from routing.markup import canonical
 from routing.outgoing import content_of
 from routing.planner import open_conversation, plan
@@ -88,7 +91,7 @@ class Plant:
         opening = open_conversation(
             conversation,
             self.organism.listeners[to],
-            content_of(payload),
+            Admitted.of(content_of(payload)),
             from_id="console",
             root_thread=self.new_id(),
             new_id=self.new_id,
@@ -151,7 +154,7 @@ class Plant:
             taken = committed.begun.frame
             assert taken.attempt > self.newest[taken.delivery.id], "an attempt was granted twice"
             self.newest[taken.delivery.id] = taken.attempt
-            self.runs.append(replace(run, work=taken))
+            self.runs.append(dataclasses.replace(run, work=taken))
 
     def _run_handler(self, frame: Frame) -> Actions | Retry:
         listener = self.organism.listeners[frame.delivery.to]

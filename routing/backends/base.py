@@ -7,7 +7,7 @@ test_backend_*.py`, holds every implementation to this page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from routing.records import (
@@ -57,15 +57,13 @@ class SharedBackend(Protocol):
         else None.
         """
 
-    def open_many(
-        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
-    ) -> Sequence[Publication | None]:
-        """As `open` for each, in as few round trips as there may be; all or, maybe, some.
+    def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
+        """Create conversations, each once, in as few round trips as there may be.
 
-        The messages that come back count as published from now on. What then is not published
-        after all is found and published by the sweep, as what a broker has lost. A known id
-        gives None. Repeating is safe. `meanwhile` is called while the answer is on its way, or
-        before or after: it must not need it.
+        Their first messages count as published from now on. What then is not published after
+        all is found and published by the sweep, as what a broker has lost. Returns the ids
+        that were known before, in no order. Repeating is safe. An error leaves some open,
+        maybe: each wholly, or not at all.
         """
 
     def open_and_begin(
@@ -178,6 +176,12 @@ class SharedBackend(Protocol):
 
         Counts as published anew: nobody else gets it within `older_than_ms`. One that need not
         run any more is cancelled instead.
+        """
+
+    def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:
+        """These unbegun ones (conversation, delivery) wait in the broker again, published anew.
+
+        What is not unbegun is left. Repeating is safe.
         """
 
     def expire(self, *, limit: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from routing.records import (
     Branch,
@@ -49,65 +50,69 @@ def due_from(member: bytes) -> Due:
     return Due(due_parts(member)[0], member.decode())
 
 
+class _DeliveryRow(
+    Struct,
+    omit_defaults=True,
+    rename={"from_id": "from", "payload_name": "name", "payload_path": "path"},
+):
+    """A delivery but its envelope. What is as it is with most is not said: scripts read it too."""
+
+    id: str
+    thread: str
+    from_id: str
+    to: str
+    payload_name: str
+    payload_path: str = ""
+    scope: tuple[Branch, ...] = ()
+    parent: str | None = None
+    depth: int = 1
+    held: bool = False
+    opens_branch: bool = False
+    answer_within_ms: int = 0
+    local_s: float = 0.0
+
+
+class _ThreadRow(Struct, omit_defaults=True):
+    """A thread but its id."""
+
+    chain: tuple[str, ...]
+    parent: str | None = None
+    branch: Branch | None = None
+    repairs: str = ""
+
+
+_read_delivery = msgspec.json.Decoder(_DeliveryRow).decode
+_read_thread = msgspec.json.Decoder(_ThreadRow).decode
+
+
 def delivery_row(delivery: Delivery) -> str:
     """Everything of a delivery but its envelope."""
-    return dump(
-        {
-            "id": delivery.id,
-            "thread": delivery.thread,
-            "from": delivery.from_id,
-            "to": delivery.to,
-            "name": delivery.payload_name,
-            "path": delivery.payload_path,
-            "scope": delivery.scope,
-            "parent": delivery.parent,
-            "depth": delivery.depth,
-            "held": delivery.held,
-            "opens_branch": delivery.opens_branch,
-            "answer_within_ms": delivery.answer_within_ms,
-            "local_s": delivery.local_s,
-        }
-    )
+    row = _DeliveryRow(
+        delivery.id, delivery.thread, delivery.from_id, delivery.to, delivery.payload_name,
+        delivery.payload_path, delivery.scope, delivery.parent, delivery.depth, delivery.held,
+        delivery.opens_branch, delivery.answer_within_ms, delivery.local_s,
+    )  # fmt: skip
+    return dump(row)
 
 
 def delivery_from(row: bytes | str, envelope: bytes = b"") -> Delivery:
     """The delivery of a row."""
-    r = _loaded(row)
+    r = _read_delivery(row)
     return Delivery(
-        id=r["id"],
-        thread=r["thread"],
-        from_id=r["from"],
-        to=r["to"],
-        payload_name=r["name"],
-        payload_path=r["path"],
-        envelope=envelope,
-        scope=tuple(Branch(*b) for b in r["scope"]),
-        parent=r["parent"],
-        depth=r["depth"],
-        held=r["held"],
-        opens_branch=r["opens_branch"],
-        answer_within_ms=r["answer_within_ms"],
-        local_s=r["local_s"],
-    )
+        r.id, r.thread, r.from_id, r.to, r.payload_name, r.payload_path, envelope, r.scope,
+        r.parent, r.depth, r.held, r.opens_branch, r.answer_within_ms, r.local_s,
+    )  # fmt: skip
 
 
 def thread_row(thread: Thread) -> str:
     """A thread but its id."""
-    return dump(
-        {
-            "chain": thread.chain,
-            "parent": thread.parent,
-            "branch": thread.branch,
-            "repairs": thread.repairs,
-        }
-    )
+    return dump(_ThreadRow(thread.chain, thread.parent, thread.branch, thread.repairs))
 
 
 def thread_from(thread_id: str, row: bytes | str) -> Thread:
     """The thread of a row."""
-    r = _loaded(row)
-    branch = Branch(*r["branch"]) if r["branch"] else None
-    return Thread(thread_id, tuple(r["chain"]), r["parent"], branch, r.get("repairs", ""))
+    r = _read_thread(row)
+    return Thread(thread_id, r.chain, r.parent, r.branch, r.repairs)
 
 
 def join_row(join: Join) -> str:

@@ -18,7 +18,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -29,7 +29,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from config import RegistryUnavailableError
 from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
 from routing.backends.memory import MemoryBackend
-from routing.records import Opening, Publication
+from routing.records import Opening
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,25 +140,6 @@ def _remote(
     return ask
 
 
-def _open_many(
-    ask: Callable[[ManagerBackend, Sequence[Opening]], Sequence[Publication | None]],
-) -> Callable[..., Sequence[Publication | None]]:
-    """The same, but what is done meanwhile is done in this process."""
-
-    @functools.wraps(ask)
-    def open_many(
-        self: ManagerBackend,
-        openings: Sequence[Opening],
-        *,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Sequence[Publication | None]:
-        opened = ask(self, openings)
-        meanwhile()
-        return opened
-
-    return open_many
-
-
 class ManagerBackend:
     """A `SharedBackend` for the processes of one machine.
 
@@ -188,7 +169,10 @@ class ManagerBackend:
         self._own = threading.local()
 
     open = _remote(MemoryBackend.open)
-    open_many = _open_many(_remote(MemoryBackend.open_many))
+
+    def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
+        return cast(Sequence[str], self._ask("open_many", (list(openings),), {}))
+
     open_and_begin = _remote(MemoryBackend.open_and_begin)
     begin = _remote(MemoryBackend.begin)
     commit = _remote(MemoryBackend.commit)
@@ -203,6 +187,7 @@ class ManagerBackend:
     reclaim = _remote(MemoryBackend.reclaim)
     unbegun = _remote(MemoryBackend.unbegun)
     republish = _remote(MemoryBackend.republish)
+    requeued = _remote(MemoryBackend.requeued)
     expire = _remote(MemoryBackend.expire)
     announce = _remote(MemoryBackend.announce)
     processes = _remote(MemoryBackend.processes)

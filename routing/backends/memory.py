@@ -13,7 +13,7 @@ import functools
 import heapq
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from routing.backends import codec
@@ -127,21 +127,18 @@ class MemoryBackend:
             return None
         return Publication.of(state.id, stored.delivery)
 
-    def open_many(
-        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
-    ) -> Sequence[Publication | None]:
-        opened = [self._open_sent(opening) for opening in openings]
-        meanwhile()
-        return opened
+    def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
+        return [o.conversation for o in openings if not self._opened_as_sent(o)]
 
     @_atomic
-    def _open_sent(self, opening: Opening) -> Publication | None:
+    def _opened_as_sent(self, opening: Opening) -> bool:
+        """Whether the conversation is new; its first message counts as published then."""
         if self._opened(opening.conversation) is not None:
-            return None
+            return False
         state = self._create(opening)
-        [publication] = state.publications()
+        state.publications()
         state.sent(state.deliveries[opening.entry.id])
-        return publication
+        return True
 
     @_atomic
     def open_and_begin(
@@ -337,6 +334,13 @@ class MemoryBackend:
             return None
         sent[unbegun.member] = self._now
         return Publication.of(unbegun.conversation, stored.delivery)
+
+    @_atomic
+    def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:
+        for conversation, delivery in deliveries:
+            member = codec.due_member("d", conversation, delivery)
+            if member in self._shared.sent:
+                self._shared.sent[member] = self._now
 
     @_atomic
     def expire(self, *, limit: int) -> int:

@@ -10,10 +10,12 @@ described in `lua/prelude.lua`. Time is Redis's. Needs Redis 6.2 or newer.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -127,7 +129,7 @@ class RedisBackend:
         folder = files("routing.backends") / "lua"
         prelude = (folder / "prelude.lua").read_text()
         sources = {name: prelude + (folder / f"{name}.lua").read_text() for name in _SCRIPTS}
-        sources[_WORKERS] = (folder / f"{_WORKERS}.lua").read_text()
+        sources |= {name: (folder / f"{name}.lua").read_text() for name in (_WORKERS, _MANY)}
         self._line = ScriptLine(client, sources)
         self._workers_key = self._shard_key(0, "workers")
 
@@ -140,17 +142,50 @@ class RedisBackend:
         return next(iter(_publications(opening.conversation, reply[1])), None)
 
     @_at_the_edge
-    def open_many(
-        self, openings: Sequence[Opening], *, meanwhile: Callable[[], None] = lambda: None
-    ) -> Sequence[Publication | None]:
-        calls = [
-            self._call("open", o.conversation, self._opening_args(o, mode=_SEND)) for o in openings
-        ]
-        replies = self._line.run(*calls, meanwhile=meanwhile)
-        return [
-            Publication.of(opening.conversation, opening.entry) if reply[1] else None
-            for opening, reply in zip(openings, replies, strict=True)
-        ]
+    def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
+        rounds = self._opening_rounds(iter(openings))
+        made, left = deque(itertools.islice(rounds, 1)), list[Opening]()
+        while made:
+            groups, calls = made.popleft()
+            # The next ones are made while Redis is at work on these.
+            replies = self._line.run(
+                *calls, meanwhile=lambda: made.extend(itertools.islice(rounds, 1))
+            )
+            for group, positions in zip(groups, replies, strict=True):
+                left += (group[position] for position in positions)
+        return [opening.conversation for opening in left if not self._opened_alone(opening)]
+
+    def _opening_rounds(
+        self, openings: Iterator[Opening]
+    ) -> Iterator[tuple[list[list[Opening]], list[Call]]]:
+        """So many openings at once, grouped by what a script takes, and its call for each group."""
+        while some := list(itertools.islice(openings, _OPENED_AT_ONCE)):
+            groups: dict[Any, list[Opening]] = {}
+            for opening in some:
+                shard = _shard_of(opening.conversation)
+                groups.setdefault((shard, opening.thread.chain), []).append(opening)
+            calls = [self._opening_call(shard, group) for (shard, _), group in groups.items()]
+            yield list(groups.values()), calls
+
+    def _opening_call(self, shard: int, openings: Sequence[Opening]) -> Call:
+        """Open what comes from the same sender to the same listener, in one shard."""
+        own, shared = self._shard_keys[shard]
+        prefixes = [own[_OWN_KEYS.index(part)] for part in _OPENED_KEYS]
+        keys = [shared[_SHARED_KEYS.index(part)] for part in ("index", "retention", "sent")]
+        first = openings[0]
+        names = (codec.dump(thread.chain[-1]) for thread in (first.root, first.thread))
+        args: list[str | bytes | int] = [
+            self._ttl_ms, first.entry.from_id, codec.thread_row(first.root), *names
+        ]  # fmt: skip
+        for opening in openings:
+            keys += [prefix + opening.conversation for prefix in prefixes]
+            args += _opening_fields(opening)
+        return Call(_MANY, keys, args)
+
+    def _opened_alone(self, opening: Opening) -> bool:
+        """Open one of which something is known; False if the conversation itself is."""
+        args = self._opening_args(opening, mode=_SEND)
+        return bool(self._run("open", opening.conversation, *args)[1])
 
     @_at_the_edge
     def open_and_begin(
@@ -220,8 +255,12 @@ class RedisBackend:
         by_conversation: dict[str, list[str]] = {}
         for conversation, delivery in leases:
             by_conversation.setdefault(conversation, []).append(delivery)
-        for conversation, deliveries in by_conversation.items():
-            self._run("renew", conversation, owner, lease_ms, *deliveries)
+        self._line.run(
+            *(
+                self._call("renew", conversation, (owner, lease_ms, *deliveries))
+                for conversation, deliveries in by_conversation.items()
+            )
+        )
 
     @_at_the_edge
     def abandon(
@@ -278,6 +317,15 @@ class RedisBackend:
         return next(iter(_publications(unbegun.conversation, rows)), None)
 
     @_at_the_edge
+    def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:
+        self._line.run(
+            *(
+                self._call("requeued", conversation, (delivery,))
+                for conversation, delivery in deliveries
+            )
+        )
+
+    @_at_the_edge
     def expire(self, *, limit: int) -> int:
         now = self._now_ms()
         pipe = self._redis.pipeline(transaction=False)
@@ -319,7 +367,7 @@ class RedisBackend:
             if row[0] == member:
                 letters.append(_dead_letter(conversation, row))
             else:  # its conversation expired while no worker was there to sweep it
-                self._redis.zrem(self._keys(conversation)[10], member)
+                self._redis.zrem(self._keys(conversation)[9], member)
         return letters
 
     @_at_the_edge
@@ -480,7 +528,7 @@ class RedisBackend:
     def context(
         self, conversation: str, thread: str, *, limit: int
     ) -> Sequence[tuple[int, Delivery]]:
-        key = self._keys(conversation)[5]
+        key = self._keys(conversation)[1]
         [count] = self._hmget(key, [f"n:{thread}"])
         first, last = max(0, int(count or 0) - limit), int(count or 0)
         if first == last:
@@ -492,7 +540,7 @@ class RedisBackend:
 
     @_at_the_edge
     def waits(self, conversation: str) -> Sequence[Wait]:
-        rows = cast(list[bytes], self._redis.hvals(self._keys(conversation)[6]))
+        rows = cast(list[bytes], self._redis.hvals(self._keys(conversation)[5]))
         return [codec.wait_from(row) for row in rows]
 
     @_at_the_edge
@@ -544,7 +592,7 @@ class RedisBackend:
         return int(seconds * 1000 + micros // 1000)
 
     def _keys(self, conversation: str) -> list[str]:
-        own, shared = self._shard_keys[zlib.crc32(conversation.encode()) % SHARDS]
+        own, shared = self._shard_keys[_shard_of(conversation)]
         return [*(part + conversation for part in own), *shared]
 
     def _shard_key(self, shard: int, part: str) -> str:
@@ -554,20 +602,37 @@ class RedisBackend:
         return cast("list[bytes | None]", self._redis.hmget(key, fields))
 
 
+def _shard_of(conversation: str) -> int:
+    return zlib.crc32(conversation.encode()) % SHARDS
+
+
 _SCRIPTS = (
     "open", "begin", "commit", "published", "released", "renew", "abandon", "answer", "kill",
     "reclaim", "forget", "put_thread", "child_thread", "drop_threads", "retry", "republish",
-    "drop", "replay", "put_items",
+    "drop", "replay", "put_items", "requeued",
 )  # fmt: skip
-_WORKERS = "workers"
+#: scripts that work on no conversation, or on many
+_WORKERS, _MANY = "workers", "open_many"
+#: conversations that are opened in one round trip: about as many as fit into a socket's buffer
+_OPENED_AT_ONCE = 64
 #: what `open` does with a conversation's first delivery: see open.lua
 _KEEP, _SEND, _BEGIN = "keep", "send", "begin"
 #: in the order of KEYS; `lua/prelude.lua` says what is in each
-_OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "context", "waits")
+_OWN_KEYS = ("conversation", "deliveries", "threads", "joins", "log", "waits")
+_OPENED_KEYS = ("conversation", "deliveries", "threads", "log")
 _SHARED_KEYS = ("due", "index", "retention", "dead", "sent")
 _CONVERSATION_FIELDS = [
     "status", "entry", "from", "created", "updated", "count", "in_flight", "waiting", "value",
 ]  # fmt: skip
+
+
+def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
+    """What open_many.lua has to know of each conversation."""
+    entry, thread = opening.entry, opening.thread
+    return (
+        entry.id, codec.delivery_row(entry), entry.envelope,
+        opening.root.id, thread.id, codec.thread_row(thread),
+    )  # fmt: skip
 
 
 def _publications(conversation: str, rows: Iterable[bytes]) -> tuple[Publication, ...]:

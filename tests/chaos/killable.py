@@ -15,7 +15,7 @@ from celery import Celery
 
 import tasks
 from routing.records import Delivery
-from tasks.request import conversation_of
+from tasks.request import runs_of
 from tasks.runtime import Point
 from tests.chaos.hooks import listen
 from tests.chaos.orders import HANDLING, Orders, append_line
@@ -37,6 +37,7 @@ def killable_app() -> Celery:
     journal = os.environ[JOURNAL]
 
     at_hand: list[Delivery] = []
+    entries: list[Delivery] = []
 
     def reached(point: str, delivery: Delivery | None) -> None:
         task = made.current_task
@@ -46,7 +47,10 @@ def killable_app() -> Celery:
             at_hand.clear()
         if delivery is not None:
             at_hand.append(delivery)
-        conversation = str(conversation_of(task.request))
+        together = len(runs_of(task.request)) > 1
+        if together and delivery is not None and delivery.parent is None:
+            entries[:] = [delivery]  # one conversation of several that share the message
+        conversation = entries[0].id if together and entries else runs_of(task.request)[0][0]
         # A run goes on with other deliveries than the one that its task is for.
         name, message = (at_hand[0].to, at_hand[0].id) if at_hand else (task.name, task.request.id)
         append_line(journal, [time.time(), os.getpid(), point, name, conversation, message])

@@ -8,7 +8,6 @@ again, seen through a socket.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
 from routing.errors import UnknownThreadError

@@ -76,8 +76,8 @@ def test_equal_timestamps_are_told_apart_by_id(redis_client: redis.Redis) -> Non
     stamp = 1_700_000_000_000
     for row in backend.conversations(limit=200):
         keys = backend._keys(row.id)
-        redis_client.zrem(keys[8], f"{row.created_ms:015d}:{row.id}")
-        redis_client.zadd(keys[8], {f"{stamp:015d}:{row.id}": 0})
+        redis_client.zrem(keys[7], f"{row.created_ms:015d}:{row.id}")
+        redis_client.zadd(keys[7], {f"{stamp:015d}:{row.id}": 0})
         redis_client.hset(keys[0], "created", stamp)
     read = pages(backend, 7)
     assert [row.id for row in read] == [f"c{n:03d}" for n in reversed(range(200))]
@@ -91,7 +91,7 @@ def test_pages_stay_full_while_conversations_expire(redis_client: redis.Redis) -
         backend.open(Story(backend, id=f"old{n}").opening())
     for n in range(20):
         mortal.open(Story(mortal, id=f"gone{n}").opening())
-        redis_client.unlink(*mortal._keys(f"gone{n}")[:7])
+        redis_client.unlink(*mortal._keys(f"gone{n}")[:6])
     assert [row.id for row in backend.conversations(limit=4)] == ["old4", "old3", "old2", "old1"]
     assert len(pages(backend, 4)) == 5
 

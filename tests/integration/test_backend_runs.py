@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from routing import UnknownConversationError
 from routing.backends import SharedBackend
+from routing.backends.base import ROOTS
 from routing.records import Frame, Refill, Run, Skip
 from tests.stories import DONE, LONG_MS, Bench, Story, committed, ids
 
@@ -259,14 +260,54 @@ def test_workers_are_counted_while_they_say_that_they_are_there(bench: Bench) ->
 
 
 def test_many_conversations_open_at_once_and_count_as_published(bench: Bench) -> None:
-    """Known ones give nothing; what was not published after all is found as a lost message."""
-    stories = [Story(bench.backend, id=f"c{n}") for n in range(4)]
+    """Known ones are named; what was not published after all is found as a lost message."""
+    stories = [Story(bench.backend, id=f"c{n}") for n in range(400)]
     bench.backend.open(stories[1].opening())
-    opened = bench.backend.open_many([story.opening() for story in stories])
-    assert [p.id if p else None for p in opened] == ["c0", None, "c2", "c3"]
-    assert bench.backend.stats()["sent"] == 3
+    assert bench.backend.open_many(story.opening() for story in stories) == ["c1"]
+    assert bench.backend.stats()["sent"] == 399
     assert bench.republish("c2", "c2") == "c2"
     assert stories[2].begin("c2").attempt == 1
+    again = bench.backend.open_many(story.opening() for story in stories[:3])
+    assert sorted(again) == ["c0", "c1", "c2"]
+
+
+def test_one_of_many_is_like_one_alone(bench: Bench) -> None:
+    """Also where a thread of it was known before: whoever runs it sees the same."""
+    alone, among, adopted = (Story(bench.backend, id=name) for name in ("alone", "among", "adopt"))
+    bench.backend.open(alone.opening())
+    known = bench.backend.child_thread(adopted.id, ROOTS, "another", "other-root")
+    bench.backend.open_many([among.opening(), adopted.opening()])
+    seen = [_as_alone(story) for story in (alone, among, adopted)]
+    assert seen[0] == seen[1] == seen[2]
+    assert bench.backend.thread(adopted.id, known.id) == known
+
+
+def _as_alone(story: Story) -> tuple[object, ...]:
+    """All that can be read of a conversation with one delivery, under one name."""
+    opening, backend = story.opening(), story.backend
+    frame = story.begin(story.id)
+    root = backend.child_thread(story.id, ROOTS, opening.root.chain[-1], "proposed")
+    row = backend.conversation(story.id)
+    assert row is not None
+    log = [(entry.event, entry.detail.get("delivery")) for entry in backend.log(story.id)]
+    context = backend.context(story.id, opening.thread.id, limit=9)
+    assert frame.delivery == opening.entry
+    assert (frame.thread, root) == (opening.thread, opening.root)
+    assert log == [("message", opening.entry)]
+    assert context == [(0, opening.entry)]
+    return replace(row, id="", created_ms=0, updated_ms=0), frame.children.keys(), frame.attempt
+
+
+def test_what_is_put_back_into_the_queue_is_missed_later(bench: Bench) -> None:
+    """Its time begins anew; what was begun meanwhile, or never was, is left."""
+    stories = [Story(bench.backend, id=f"c{n}") for n in range(3)]
+    bench.backend.open_many(story.opening() for story in stories)
+    stories[1].begin("c1")
+    bench.tick()
+    bench.backend.requeued([("c0", "c0"), ("c1", "c1"), ("c9", "c9")])
+    missed = bench.backend.unbegun(older_than_ms=0, limit=9)
+    assert [due.conversation for due in missed] == ["c2", "c0"]  # what waits longest comes first
+    assert bench.backend.stats()["sent"] == 2
 
 
 def test_what_waits_for_input_costs_the_sweep_nothing(story: Story) -> None:

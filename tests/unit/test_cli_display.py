@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
+from msgspec.structs import replace
 from rich.console import Console
 
 from routing.envelope import build_envelope
@@ -184,7 +185,7 @@ def test_only_the_last_end_has_the_value() -> None:
     told = story(extra=ends)
     value = {"type": "Sum", "payload": {"value": 5}, "thread": "t"}
     ended = replace(told.conversation, status=ConversationStatus.COMPLETED, value=value)
-    first, last = printed(replace(told, conversation=ended)).splitlines()[-2:]
+    first, last = printed(dataclasses.replace(told, conversation=ended)).splitlines()[-2:]
     assert ("✗ error" in first, "Sum" in first) == (True, False)
     assert ("✓ completed" in last, "Sum value=5" in last) == (True, True)
 

@@ -6,13 +6,15 @@ the injector. What joins decide is tested with sequences and buffers.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from routing import XML, HandlerResponse, payload
 from routing.actions import Action, Fault, read_return
@@ -367,6 +369,9 @@ def test_a_delivery_says_how_long_any_worker_may_run_it(
     known = organism()
     listeners = {**known.listeners, "ann": listener("ann", **options)}
     called = plan(
-        (call("ann"),), at("bob"), replace(known, listeners=listeners), new_id=lambda: "new"
+        (call("ann"),),
+        at("bob"),
+        dataclasses.replace(known, listeners=listeners),
+        new_id=lambda: "new",
     )
     assert [delivery.local_s for delivery in called.deliveries] == [expected]

@@ -5,7 +5,7 @@ redis.call('HSET', D, 'r:' .. ARGV[3], ARGV[4], 'e:' .. ARGV[3], ARGV[5])
 redis.call('HINCRBY', C, 'waiting', -1)
 redis.call('HDEL', W, ARGV[3])
 count = count + 1
-local row = cjson.decode(ARGV[4])
+local row = read_row(ARGV[4])
 remember(row)
 make_ready(ARGV[3], 0, '', ARGV[4], row)
 touch()

@@ -17,7 +17,7 @@ local function taken_before()
   local taken, tries, holder, reason = state_of(id)
   if taken ~= 'leased' or holder ~= owner then return false end
   local raw = redis.call('HGET', D, 'r:' .. id)
-  return told(id, raw, cjson.decode(raw), tries, reason)
+  return told(id, raw, read_row(raw), tries, reason)
 end
 
 if state == 'settled' and attempt == h.attempt then  -- its answer was lost; this is the repetition
@@ -44,7 +44,7 @@ local function take()
   if within_s == 0 or (is_final() and not ended_before) then return false end
   for i = #publish, 1, -1 do
     local ready = publish[i]
-    local fields = ready.row or cjson.decode(ready.raw)
+    local fields = ready.row or read_row(ready.raw)
     if fields.local_s > 0 and fields.local_s <= within_s
         and not moot(fields) then
       local thread = redis.call('HMGET', T, 't:' .. fields.thread, 'k:' .. fields.thread)

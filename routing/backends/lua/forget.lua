@@ -34,7 +34,7 @@ if not current or current == ARGV[3] then  -- else its id was used again, after 
   if in_flight > 0 or left[1] then leave_lists() end
   if left[2] then leave_timers() end
   redis.call('ZREM', DUE, member('r', ''))
-  redis.call('UNLINK', C, D, T, J, L, X, W)
+  redis.call('UNLINK', C, D, T, J, L, W)
 end
 redis.call('ZREM', INDEX, ARGV[3])
 redis.call('ZREM', RETENTION, ARGV[3])

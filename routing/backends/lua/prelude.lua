@@ -5,9 +5,10 @@
 --                       of it ever was a dead letter, timed: set if a join of it ever had a timer,
 --                       postponed: the ms until which a delivery is, the last one
 -- KEYS[2] deliveries    hash: r:<id> row (JSON), e:<id> envelope, s:<id> state|attempt|reason|owner;
---                       of a dead letter x:<id> its member of KEYS[11], y:<id> the reason; of a
+--                       of a dead letter x:<id> its member of KEYS[10], y:<id> the reason; of a
 --                       replayed one z:<id> the attempts before; l:<id> the delivery that the run
---                       which <id>'s message began has come to, if it is another one by now
+--                       which <id>'s message began has come to, if it is another one by now;
+--                       n:<thread> slots of its context, m:<thread>:<slot> a delivery
 -- KEYS[3] threads       hash: t:<id> row (JSON), k:<id> its children (JSON: listener -> thread);
 --                       k: the injectors' own
 -- KEYS[4] joins         hash: j:<id> row (JSON), ok:<id>, ko:<id>, fired:<id>, next:<id> the first
@@ -22,22 +23,21 @@
 --                       v:<id>:<index> its answer 1|path|payload, x:<id>:<index> set once its
 --                       time limit has passed
 -- KEYS[5] log           list: ms|event|detail
--- KEYS[6] context       hash: n:<thread> slots, m:<thread>:<slot> a delivery
--- KEYS[7] waits         hash: <id> row (JSON) of each open wait, until the conversation is killed
--- KEYS[8] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
+-- KEYS[6] waits         hash: <id> row (JSON) of each open wait, until the conversation is killed
+-- KEYS[7] due           sorted set of the shard, by due ms, of <kind>|<n>|<conversation>|<id>, n its
 --                       bytes; kinds: d delivery, j join, b branch <join>:<index>, r release
--- KEYS[9] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
--- KEYS[10] retention    sorted set of the shard, by the ms at which it is over: the same members,
+-- KEYS[8] index         sorted set of the shard, all scores 0: <created ms>:<conversation>
+-- KEYS[9] retention     sorted set of the shard, by the ms at which it is over: the same members,
 --                       and :<conversation> for threads of a conversation that was never opened
--- KEYS[11] dead         sorted set of the shard, all scores 0: <failed ms>:x|<n>|<conversation>|<id>
--- KEYS[12] sent         sorted set of the shard, by the ms of publishing: what the broker has and
+-- KEYS[10] dead         sorted set of the shard, all scores 0: <failed ms>:x|<n>|<conversation>|<id>
+-- KEYS[11] sent         sorted set of the shard, by the ms of publishing: what the broker has and
 --                       nobody has begun; members as in due
 -- A delivery's state: held, waiting, ready (in the outbox), sent, leased, postponed (until it is
 -- due), settled, cancelled. In flight are all but the last two and held ones, which follow from
 -- others that are.
 -- ARGV[1] is the conversation's id, ARGV[2] the ms after which an unpublished message is late.
-local C, D, T, J, L, X, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local C, D, T, J, L, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local DUE, INDEX, RETENTION, DEAD, SENT = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local conversation, grace = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -82,7 +82,7 @@ local function touch(new_key)
   if not new_key and now - touched < math.min(1000, ttl / 100) then return end
   redis.call('HSET', C, 'touched', now)
   local rest = ttl + math.max(0, postponed - now)
-  for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], rest + MARGIN) end
+  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], rest + MARGIN) end
   redis.call('ZADD', RETENTION, now + rest, name_in_lists)
 end
 
@@ -92,7 +92,16 @@ local function touch_threads(ttl_ms)
   redis.call('ZADD', RETENTION, now + ttl_ms, ':' .. conversation)
 end
 
-local function row_of(id) return cjson.decode(redis.call('HGET', D, 'r:' .. id)) end
+-- A delivery's row says only what is not the rule.
+local NO_SCOPE = {}
+local function read_row(raw)
+  local row = cjson.decode(raw)
+  row.scope, row.answer_within_ms = row.scope or NO_SCOPE, row.answer_within_ms or 0
+  row.local_s = row.local_s or 0
+  return row
+end
+
+local function row_of(id) return read_row(redis.call('HGET', D, 'r:' .. id)) end
 local function children_of(thread)
   return cjson.decode(redis.call('HGET', T, 'k:' .. thread) or '{}')
 end
@@ -128,8 +137,8 @@ local function launch(id, raw, row)
 end
 
 local function remember(row)
-  local slot = redis.call('HINCRBY', X, 'n:' .. row.thread, 1) - 1
-  redis.call('HSET', X, 'm:' .. row.thread .. ':' .. slot, row.id)
+  local slot = redis.call('HINCRBY', D, 'n:' .. row.thread, 1) - 1
+  redis.call('HSET', D, 'm:' .. row.thread .. ':' .. slot, row.id)
   note('message', row.id)
 end
 
@@ -298,7 +307,7 @@ end
 
 -- Create a delivery; nothing, if it opens a branch of a join that has fired.
 local function create_delivery(raw, envelope)
-  local row = cjson.decode(raw)
+  local row = read_row(raw)
   if row.held and row.opens_branch
       and redis.call('HEXISTS', J, 'fired:' .. row.scope[#row.scope][1]) == 1 then
     return row
@@ -380,7 +389,7 @@ local function told(id, raw, row, attempt, reason, thread)
   local join = ''
   if #row.scope > 0 then
     local branch = cjson.decode(thread[1]).branch
-    join = branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1]) or ''
+    join = branch and branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1]) or ''
   end
   local fields = raw and redis.call('HMGET', D, 'e:' .. id, 'z:' .. id) or {id}
   return {'begun', attempt, raw, fields[1], thread[1], thread[2] or '{}', join, count, reason,
@@ -407,7 +416,7 @@ end
 local function begin(id, owner, lease)
   local raw = status and redis.call('HGET', D, 'r:' .. id)
   if not raw then return {'skip', 'unknown'} end
-  local row = cjson.decode(raw)
+  local row = read_row(raw)
   local refused = refusal(id, row, lease)
   if refused then
     outbox()  -- of a lane that it made free; the sweep publishes it

@@ -1,5 +1,5 @@
 -- A message that the broker had and nobody began: its row, to be published again if it was lost.
--- ARGV[3] member of KEYS[12], ARGV[4] ms since its publishing that have to be over
+-- ARGV[3] member of KEYS[11], ARGV[4] ms since its publishing that have to be over
 local sent = redis.call('ZSCORE', SENT, ARGV[3])
 if not sent or tonumber(sent) > now - tonumber(ARGV[4]) then return {} end
 local id = string.sub(ARGV[3], #member('d', '') + 1)
