@@ -1,4 +1,4 @@
-"""What goes over the wire to a deployment's Redis: its messages, and how many commands."""
+"""What goes over the wire to a deployment's Redis: messages, how many commands, events."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
+from celery import Celery
 
-from tests.harness import WAIT_S, Deployment
+from tests.harness import WAIT_S, Deployment, eventually
 
 
 class Wire:
@@ -55,4 +57,26 @@ def listening(deployment: Deployment) -> Iterator[Wire]:
             yield wire
         finally:
             redis.Redis.from_url(deployment.redis_url).echo(end)
+            thread.join(WAIT_S)
+
+
+@contextmanager
+def events_of(app: Celery) -> Iterator[list[dict[str, Any]]]:
+    """The events of tasks that workers and publishers send meanwhile, as Flower gets them."""
+    seen: list[dict[str, Any]] = []
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
+        thread = threading.Thread(target=lambda: receiver.capture(limit=None, wakeup=False))
+        thread.start()
+        try:
+            with app.events.default_dispatcher() as dispatcher:
+
+                def listening() -> bool:
+                    dispatcher.send("probe-sent")
+                    return any(event["type"] == "probe-sent" for event in seen)
+
+                eventually(listening, what="the first event")
+            yield seen
+        finally:
+            receiver.should_stop = True
             thread.join(WAIT_S)

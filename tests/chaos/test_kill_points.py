@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
+from unittest import mock
 
 import celery
 import pytest
 
 import tasks
+import tasks.injection
 from tasks.runtime import Point
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import HANDLING, Order
@@ -68,6 +70,20 @@ def chained(site: Site, conversation: str, plan: Plan) -> None:
     celery.chain(first, last).apply_async()
 
 
+def shared(site: Site, conversation: str, plan: Plan) -> None:
+    """With two others in one message, one of them before it."""
+    before, behind = companions(conversation)
+    payloads = [plan.message] * 3
+    with mock.patch.object(tasks.injection, "per_message", return_value=3):
+        tasks.inject_many(site.app, plan.to, payloads, ids=[before, conversation, behind])
+
+
+def companions(conversation: str) -> tuple[str, str]:
+    """The conversations that share a message with it."""
+    name = uuid.UUID(conversation)
+    return str(uuid.uuid5(name, "before")), str(uuid.uuid5(name, "behind"))
+
+
 def remainder(conversation: str) -> str:
     """The conversation that the rest of somebody else's chain is."""
     return str(uuid.uuid5(uuid.UUID(conversation), "remainder"))
@@ -111,11 +127,13 @@ ROLES = {
     "last_chord_part": Role("increment", WAY, PARTS, earlier=2),
     "chord_body": Role("system.buffer", SYSTEM_WAY, PARTS, earlier=1),
     "at_once": Role("increment", AT_ONCE_WAY, ask("increment", 6), begin=sent),
+    "shared": Role("increment", AT_ONCE_WAY, ask("increment", 6), begin=shared),
     "parked": Role("asker", WAY, CALL, begin=chained),
     "parked_ending": Role("asker", WAY, CALL, begin=chained, earlier=1),
     "resumed": Role("asker", (Point.RETURNED,), CALL, begin=chained),
 }
 CASES = [(name, point) for name, role in ROLES.items() for point in role.way]
+SHARED_CASES = [case for case in CASES if case[0] == "shared"]
 #: what is different where a run goes on: what it comes to has no message
 LOCAL_WAY = (Point.BEGUN, HANDLING, Point.HANDLED, Point.COMMITTED)
 LOCAL_ROLES = (
@@ -175,7 +193,7 @@ class Scene(NamedTuple):
 
     @property
     def cases(self) -> list[tuple[str, str]]:
-        return LOCAL_CASES if self.local else CASES
+        return [*LOCAL_CASES, *SHARED_CASES] if self.local else CASES
 
     def __str__(self) -> str:
         return f"{self.scope}-{'local' if self.local else 'queued'}"
@@ -251,10 +269,14 @@ def test_killed_there_a_conversation_still_ends_right_and_once(
     kills.resumed_s.append(resumed_s)
     expected = ROLES[role].plan.expected
     found = flaws(kills.site, conversation, expected)
+    others: Sequence[str] = ()
     if ROLES[role].begin is chained:
-        rest = remainder(conversation)
-        await_end(kills.site, rest, timeout_s=PATIENCE_S)
-        found += flaws(kills.site, rest, expected)
+        others = (remainder(conversation),)
+    elif ROLES[role].begin is shared:
+        others = companions(conversation)
+    for other in others:
+        await_end(kills.site, other, timeout_s=PATIENCE_S)
+        found += flaws(kills.site, other, expected)
     assert not found, story(kills.site, conversation)
     assert resumed_s <= WORST_S, story(kills.site, conversation)
     if (role, point) == scene.cases[-1]:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
-
-from celery import Celery
 
 from primitives import BufferStart, SequenceStart
 from routing.records import Delivery
 from tests.harness import WAIT_S, eventually
+from tests.wire import events_of
 from tests.works import Works, as_xml, fields_of, jobs, text_of, texts, xml
 
 pytest_plugins = ["tests.works_fixtures"]
@@ -51,28 +47,6 @@ def deliveries(works: Works, conversation: str) -> dict[str, Delivery]:
     log = works.deployment.backend.log(conversation, limit=10_000)
     found = [entry.detail["delivery"] for entry in log if entry.event == "message"]
     return {delivery.id: delivery for delivery in found}
-
-
-@contextmanager
-def events_of(app: Celery) -> Iterator[list[dict[str, Any]]]:
-    """The events of tasks that workers and publishers send meanwhile, as Flower gets them."""
-    seen: list[dict[str, Any]] = []
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
-        thread = threading.Thread(target=lambda: receiver.capture(limit=None, wakeup=False))
-        thread.start()
-        try:
-            with app.events.default_dispatcher() as dispatcher:
-
-                def listening() -> bool:
-                    dispatcher.send("probe-sent")
-                    return any(event["type"] == "probe-sent" for event in seen)
-
-                eventually(listening, what="the first event")
-            yield seen
-        finally:
-            receiver.should_stop = True
-            thread.join(WAIT_S)
 
 
 def test_a_step_carries_the_rest_of_its_sequence_as_a_chain(works: Works) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ class Send:
 @dataclass
 class Go:
     number: int = 0
+
+
+@payload
+@dataclass
+class Nap:
+    ms: int
 
 
 @payload
@@ -68,7 +75,15 @@ def send(message: Send | Came, meta: HandlerMetadata) -> HandlerResponse:
 
 def go(message: Go, meta: HandlerMetadata) -> HandlerResponse:
     _note(meta)
+    if message.number < 0:
+        raise ValueError("nobody has such a number")
     return HandlerResponse.respond(Came(message.number))
+
+
+def nap(message: Nap, meta: HandlerMetadata) -> HandlerResponse:
+    _note(meta)
+    time.sleep(message.ms / 1000)  # the work of a handler that takes its time
+    return HandlerResponse.respond(Came(message.ms))
 
 
 def gather(message: Crowd | BufferComplete, meta: HandlerMetadata) -> HandlerResponse:
