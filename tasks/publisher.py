@@ -26,6 +26,7 @@ from config import RegistryUnavailableError
 from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
 from routing.records import Delivery, Join, Opening, Publication
 from tasks import canvas
+from tasks.confirms import confirmed_together
 from tasks.hop_events import message_summary
 from tasks.runtime import Point, Runtime, new_id
 
@@ -197,9 +198,12 @@ class Publisher:
 
     @contextmanager
     def _batch(self) -> Iterator[Any]:
-        """A producer that sends what it is given when this ends, or nothing if it ends badly."""
-        acquired = self._app.amqp.producer_pool.acquire(block=True)
-        with acquired as producer, producer.batch():  # type: ignore[attr-defined]  # a new one
+        """A producer of several messages: one pipeline on Redis, confirmed together on RabbitMQ.
+
+        On Redis nothing is sent if this ends badly, on RabbitMQ maybe some.
+        """
+        acquired: Any = self._app.amqp.producer_pool.acquire(block=True)
+        with acquired as producer, producer.batch(), confirmed_together(producer.channel):
             yield producer
 
     def _send(
