@@ -170,6 +170,7 @@ class ManagerBackend:
 
     open = _remote(MemoryBackend.open)
 
+    @functools.wraps(MemoryBackend.open_many)
     def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
         return cast(Sequence[str], self._ask("open_many", (list(openings),), {}))
 

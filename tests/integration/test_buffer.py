@@ -163,7 +163,8 @@ def test_without_a_collector_the_answer_comes_at_once(works: Works) -> None:
     assert works.deployment.conversation(conversation).status == "completed"
     works.open_gate("a", "b", "d")
     story = works.story()
-    assert [r["got"] for r in works.records("passed")] == ["a", "b", "d"]
+    # Two run at a time, and whichever looks first finds its gate open first.
+    assert sorted(r["got"] for r in works.records("passed")) == ["a", "b", "d"]
     assert [r["got"] for r in works.records("answered")] == ["Ran"]
     assert "the secret of the crash" in story.notes
 
