@@ -18,7 +18,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -29,7 +29,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from config import RegistryUnavailableError
 from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
 from routing.backends.memory import MemoryBackend
-from routing.records import Opening
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +134,8 @@ def _remote(
 
     @functools.wraps(method)
     def ask(self: ManagerBackend, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return cast(R, self._ask(name, args, kwargs))
+        sent = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
+        return cast(R, self._ask(name, sent, kwargs))
 
     return ask
 
@@ -169,11 +169,7 @@ class ManagerBackend:
         self._own = threading.local()
 
     open = _remote(MemoryBackend.open)
-
-    @functools.wraps(MemoryBackend.open_many)
-    def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
-        return cast(Sequence[str], self._ask("open_many", (list(openings),), {}))
-
+    open_many = _remote(MemoryBackend.open_many)
     open_and_begin = _remote(MemoryBackend.open_and_begin)
     begin = _remote(MemoryBackend.begin)
     commit = _remote(MemoryBackend.commit)
