@@ -5,79 +5,28 @@
 
 The contestants of a row run in turn, round by round, so that a drift of the machine meets all of
 them; a row's ratio is the median over its rounds. Whoever is not installed is left out, by name.
-Writes results.json, and results.svg where matplotlib is there. Ends with status 1 if a bar is not
-reached.
+Writes results.json and results.md, and results.svg where matplotlib is there. Ends with status 1
+if a bar is not reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks.contests import CONTESTS, Contest, buffer, calls
+from benchmarks.report import Figure, Row, show, write
 from benchmarks.stage import Stage, stage
 
 RESULTS = Path(__file__).parent / "results"
 #: items of the longest buffer, and of the one it is held against
 MANY, FEW = 100_000, 100
-_PACKAGES = ("celery", "kombu", "redis", "hiredis", "lxml", "dramatiq", "dbos")
-
-
-@dataclass
-class Row:
-    """A contest's outcome: seconds per round, by contestant."""
-
-    contest: Contest
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-    @property
-    def ours(self) -> str:
-        return next(iter(self.contest.contestants))
-
-    def micros(self, name: str) -> float:
-        """Microseconds per piece, the median."""
-        return median(self.seconds[name]) / self.contest.count_of(name) * 1e6
-
-    def ratios(self, name: str) -> list[float]:
-        """How many times as fast ours was, round by round, the smallest first."""
-        own, theirs = self.contest.count_of(self.ours), self.contest.count_of(name)
-        pairs = zip(self.seconds[self.ours], self.seconds[name], strict=True)
-        return sorted((their_s / theirs) / (our_s / own) for our_s, their_s in pairs)
-
-    @property
-    def is_met(self) -> bool:
-        """Whether ours reaches the bar beside the first of the others, and leads the rest."""
-        _, first, *others = self.seconds
-        leads = all(median(self.ratios(name)) > 1 for name in others)
-        return median(self.ratios(first)) >= self.contest.bar and leads
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number that is no contest."""
-
-    name: str
-    value: float
-    bar: float
-    unit: str = ""
-
-    @property
-    def is_met(self) -> bool:
-        return self.value <= self.bar
 
 
 def hold(contest: Contest, rounds: int, folder: Path, progress: Progress) -> Row:
@@ -141,71 +90,6 @@ def messages(folder: Path) -> list[Figure]:
         ),
         Figure("messages of a buffer of 10000, per item", len(sizes[10_000]) / 10_000, 0.1),
     ]  # fmt: skip
-
-
-def show(rows: list[Row], figures: list[Figure], console: Console) -> None:
-    """Print the tables."""
-    table = Table("what", "who", "µs each", "Threadloom is … times as fast", "bar")
-    for row in rows:
-        for name in row.seconds:
-            ratios = row.ratios(name)
-            shown = f"{median(ratios):.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            is_first = name == list(row.seconds)[1]
-            bar = f"{row.contest.bar:g} {'✓' if row.is_met else '✗'}" if is_first else ""
-            own = name == row.ours
-            title = row.contest.title if own else ""
-            table.add_row(title, name, f"{row.micros(name):.0f}", "" if own else shown, bar)
-        for name in row.left_out:
-            table.add_row("", f"{name}: not installed", "", "", "")
-        table.add_section()
-    console.print(table)
-    others = Table("figure", "value", "at most")
-    for figure in figures:
-        value = f"{figure.value:.3g} {figure.unit}"
-        others.add_row(figure.name, value, f"{figure.bar:g} {'✓' if figure.is_met else '✗'}")
-    if figures:
-        console.print(others)
-
-
-def write(rows: list[Row], figures: list[Figure], out: Path) -> None:
-    """Write results.json, and the chart if matplotlib is there."""
-    out.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
-        "contests": [
-            {
-                "name": row.contest.name, "title": row.contest.title, "bar": row.contest.bar,
-                "is_met": row.is_met, "left_out": row.left_out,
-                "contestants": [
-                    {
-                        "name": name, "count": row.contest.count_of(name),
-                        "seconds": [round(each, 6) for each in row.seconds[name]],
-                        "us_each": round(row.micros(name), 1),
-                        "ratio": round(median(row.ratios(name)), 3),
-                    }
-                    for name in row.seconds
-                ],
-            }
-            for row in rows
-        ],
-        "figures": [vars(figure) | {"is_met": figure.is_met} for figure in figures],
-    }  # fmt: skip
-    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
-    try:
-        from benchmarks.chart import draw
-    except ImportError:
-        return
-    draw(content, out / "results.svg")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ CORE_NAMESPACE = "https://xml-pipeline.org/ns/core/v1"
 _MESSAGE, _META, _FROM, _TO, _THREAD = (
     f"{{{NAMESPACE}}}{name}" for name in ("message", "meta", "from", "to", "thread")
 )
+_NAMESPACE = NAMESPACE.encode()
 _HEAD = f'<message xmlns="{NAMESPACE}"><meta>'
 #: a name in which canonical XML escapes nothing
 _PLAIN = re.compile(r"[A-Za-z0-9._:@/+-]*")
@@ -76,7 +77,8 @@ def build_envelope(
     """
     body = payload if isinstance(payload, bytes) else canonical(payload)
     names = (from_id, thread) if to is None else (from_id, to, thread)
-    if extra_meta or _PREFIXED_ROOT.match(body) or not all(map(_PLAIN.fullmatch, names)):
+    is_plain = not _PREFIXED_ROOT.match(body) and _NAMESPACE not in body
+    if extra_meta or not is_plain or not all(map(_PLAIN.fullmatch, names)):
         element = parse_canonical(payload) if isinstance(payload, bytes) else payload
         return _build_as_tree(from_id, to, thread, element, extra_meta)
     # What libxml2 would write, at a fifth of the time: each hop builds one or two of these.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from xml.sax.saxutils import escape, quoteattr
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lxml import etree
 
+from routing import envelope as envelope_module
 from routing.envelope import (
     CORE_NAMESPACE,
     NAMESPACE,
@@ -16,7 +20,13 @@ from routing.envelope import (
     parse_xml,
 )
 from routing.errors import InvalidEnvelopeError
-from routing.markup import MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACES, repair_xml
+from routing.markup import (
+    MAX_ATTRIBUTES,
+    MAX_DEPTH,
+    MAX_NAMESPACES,
+    parse_canonical,
+    repair_xml,
+)
 
 THREAD = "550e8400-e29b-41d4-a716-446655440000"
 LAUGHS = (
@@ -54,6 +64,42 @@ def test_a_payload_keeps_its_namespaces(payload: str) -> None:
     assert canonical(envelope.payload) == before
     assert canonical(element) == before  # and the caller's element was not taken away
     assert build_envelope("a", None, "t", envelope.payload) == data
+
+
+_TEXTS = st.text("ab<&>\"'\n\r\t é", max_size=6)
+
+
+@st.composite
+def documents(draw: st.DrawFn, prefixes: frozenset[str] = frozenset(), depth: int = 0) -> str:
+    """Text with namespaces in every place: prefixed, default, none, and the envelope's own."""
+    uris = st.sampled_from(["urn:x", "urn:y", NAMESPACE])
+    declared = {p: draw(uris) for p in draw(st.sets(st.sampled_from(["p", "q"])))}
+    default = draw(st.none() | st.just("") | uris)
+    known = prefixes | declared.keys()
+    name = ":".join(
+        (*draw(st.sets(st.sampled_from(sorted(known)), max_size=1)), "a") if known else "a"
+    )
+    attributes = [f'xmlns:{prefix}="{uri}"' for prefix, uri in declared.items()]
+    attributes += [] if default is None else [f'xmlns="{default}"']
+    attributes += [f"k={quoteattr(draw(_TEXTS))}"] if draw(st.booleans()) else []
+    attributes += [f"{p}:k={quoteattr(draw(_TEXTS))}" for p in sorted(known)[:1]]
+    content = escape(draw(_TEXTS))
+    if depth < 2:
+        inner = documents(known, depth + 1)
+        content += "".join(
+            child + escape(draw(_TEXTS)) for child in draw(st.lists(inner, max_size=2))
+        )
+    return f"<{' '.join((name, *attributes))}>{content}</{name}>"
+
+
+@given(document=documents(), to=st.none() | st.sampled_from(["clerk", "a.b", "a&b", "é"]))
+def test_what_is_joined_from_texts_is_what_a_tree_would_be(document: str, to: str | None) -> None:
+    """Byte by byte, from an element as from its canonical form."""
+    payload = parse_xml(document)
+    written = canonical(payload)
+    as_tree = envelope_module._build_as_tree("desk", to, THREAD, parse_canonical(written), ())
+    assert build_envelope("desk", to, THREAD, written) == as_tree
+    assert build_envelope("desk", to, THREAD, payload) == as_tree
 
 
 def test_meta_is_read_back() -> None:
