@@ -28,7 +28,7 @@ def append_exactly(parent: etree._Element, child: etree._Element) -> None:
     """
     before = canonical(child)
     parent.append(child)
-    if before.count(b"xmlns") > 1 and canonical(child) != before:
+    if b"xmlns" in before and canonical(child) != before:
         parent.remove(child)
         parent.append(etree.PI(_STAND_IN, base64.b64encode(saying_default(before)).decode()))
 
