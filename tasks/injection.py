@@ -5,9 +5,9 @@ A process that has not sends to the listener's task by name: `app.send_task("cle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, overload
 
 from celery import Celery
 from celery.result import AsyncResult
@@ -29,6 +29,36 @@ from tasks.together import per_message
 
 #: conversations of which the last is opened before the first is published
 _BATCH = 10_000
+
+
+class Results(Sequence[AsyncResult[Any]]):
+    """The results of conversations that were injected together, in the order of their payloads.
+
+    Each AsyncResult is made when it is first asked for: most callers ask for few of many.
+    """
+
+    def __init__(self, app: Celery, ids: Sequence[str]) -> None:
+        self._app = app
+        #: the conversations
+        self.ids = tuple(ids)
+        self._made: dict[int, AsyncResult[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Results: ...
+
+    def __getitem__(self, index: int | slice) -> AsyncResult[Any] | Results:
+        if isinstance(index, slice):
+            return Results(self._app, self.ids[index])
+        place = range(len(self.ids))[index]
+        if place not in self._made:
+            self._made[place] = self._app.AsyncResult(self.ids[place])
+        return self._made[place]
 
 
 def inject(
@@ -62,7 +92,7 @@ def inject_many(
     *,
     from_id: str = EXTERNAL,
     ids: Iterable[str | None] | None = None,
-) -> list[AsyncResult[Any]]:
+) -> Results:
     """Start one conversation per payload; all payloads are checked before the first starts.
 
     They go to the registry in batches and to the broker up to a hundred in a message
@@ -80,18 +110,12 @@ def inject_many(
     together = 1 if count < 2 else per_message(count, listener, runtime.organism, runtime.lanes())
     publisher = Publisher(app, runtime)
     reachable = True
-    results: list[AsyncResult[Any]] = []
-
-    def openings() -> Iterator[Opening]:
-        for name, found in zip(names, admitted, strict=True):
-            results.append(app.AsyncResult(name))
-            yield _opening(name, listener, found, from_id)
-
-    waiting = openings()
+    found = zip(names, admitted, strict=True)
+    openings = (_opening(name, listener, each, from_id) for name, each in found)
     for _ in range(0, count, _BATCH):
-        batch = islice(waiting, _BATCH)
+        batch = islice(openings, _BATCH)
         reachable = publisher.open_and_send(batch, together=together, reachable=reachable)
-    return results
+    return Results(app, names)
 
 
 def _opening(name: str, listener: Listener, found: Admitted, from_id: str) -> Opening:
