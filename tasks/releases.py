@@ -8,6 +8,7 @@ from typing import Any
 from celery import Task
 from celery.app.task import Context
 
+from config import RegistryUnavailableError
 from routing import ConversationError
 from routing.records import ConversationStatus, Ending
 from tasks.runtime import Point, Runtime
@@ -26,7 +27,7 @@ def value_of(ending: Ending) -> Any:
 def hand_over(task: Task[Any, Any], conversation: str, ending: Ending, runtime: Runtime) -> None:
     """Store a result as Celery does for the task of a message, where there is no such message.
 
-    A result store that does not answer is tried again by the sweep.
+    With a result store or a registry that does not answer, the sweep has it done again.
     """
     request = Context(
         id=conversation, root_id=conversation, task=task.name, hostname=task.request.hostname
@@ -40,4 +41,7 @@ def hand_over(task: Task[Any, Any], conversation: str, ending: Ending, runtime: 
         logger.warning("result.not_stored conversation=%s reason=%r", conversation, exc)
         return
     runtime.reached(Point.RETURNED, None)
-    runtime.backend.released(conversation)
+    try:
+        runtime.backend.released(conversation)
+    except RegistryUnavailableError as exc:
+        logger.warning("release.not_noted conversation=%s reason=%s", conversation, exc)

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import redis
 
 import tasks
+import tasks.injection
 from config import RegistryUnavailableError
 from service.embedded_redis import EmbeddedRedis
 from tests.chaos.killer import SIGKILLS, WEIGHTS, Killer, sync_always
@@ -29,6 +31,8 @@ from tests.chaos.workload import Plan, chosen
 
 #: conversations under way at any time
 IN_FLIGHT = 24
+#: conversations that are begun in one message, now and then
+TOGETHER = 4
 #: seconds that all of them have to end once the last strike is over
 SETTLE_S = 60.0
 _LOOK_S = 0.1
@@ -104,23 +108,32 @@ class Workload:
             try:
                 self._look()
                 while len(self._under_way) < IN_FLIGHT and not self._stopping.is_set():
-                    self._begin(str(uuid.uuid4()), chosen(self._dice))
+                    count = self._dice.choice((1, 1, TOGETHER))
+                    self._begin([str(uuid.uuid4()) for _ in range(count)], chosen(self._dice))
             except (RegistryUnavailableError, redis.ConnectionError, redis.TimeoutError):
                 continue  # Redis is being restarted
 
-    def _begin(self, conversation: str, plan: Plan) -> None:
+    def _begin(self, conversations: list[str], plan: Plan) -> None:
+        """Several of the same plan share one message."""
+        payloads = [plan.message] * len(conversations)
         while not self._stopping.is_set():
             try:
-                tasks.inject(self._site.app, plan.to, plan.message, conversation_id=conversation)
+                with mock.patch.object(tasks.injection, "per_message", _all):
+                    tasks.inject_many(self._site.app, plan.to, payloads, ids=conversations)
             except RegistryUnavailableError:
-                time.sleep(_LOOK_S)  # it may be in or not: the same id again is the same one
+                time.sleep(_LOOK_S)  # they may be in or not: the same ids again are the same ones
                 continue
-            self.plans[conversation] = plan
-            self._under_way.append(conversation)
+            self.plans |= dict.fromkeys(conversations, plan)
+            self._under_way += conversations
             return
 
     def _look(self) -> None:
         self._under_way = [each for each in self._under_way if not ended(self._site, each)]
+
+
+def _all(count: int, *_: object) -> int:
+    """However few there are."""
+    return count
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,22 @@ def test_they_take_few_messages_of_bounded_size(sprint: Deployment) -> None:
     assert {name for part in found for name in part} == {result.id for result in results}
     assert list(map(len, found)) == [100] * 10
     assert max(wire.sizes()) < 8_000
+
+
+def test_opening_them_takes_few_commands(deployment_url: Callable[[], str], tmp_path: Path) -> None:
+    """A script for each shard and round, the messages in a pipeline, and nothing for each."""
+    source = ORGANISMS / "sprint" / "organism.yaml"
+    deployment = Deployment(source, redis_url=deployment_url(), directory=tmp_path)
+    try:
+        with listening(deployment) as wire:
+            tasks.inject_many(deployment.app, "near", [{"number": n} for n in range(1_000)])
+        messages = len(carried(wire))
+        assert messages == 67, "no worker is there: fifteen each, for 64 lanes"
+        assert wire.commands["EVALSHA"] <= 16 * (1_000 // 64 + 1) + 2
+        others = wire.commands.total() - wire.commands["EVALSHA"] - wire.commands["LPUSH"]
+        assert others < 20
+    finally:
+        deployment.close()
 
 
 @pytest.mark.parametrize("who", ["queued", "apart", "limited"])
