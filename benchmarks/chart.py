@@ -26,7 +26,7 @@ def draw(content: dict[str, Any], file: Path) -> None:
     axes.set_yticklabels([f"{title}: {name}" for title, name, _ in reversed(bars)], fontsize=9)
     axes.set_xscale("log")
     ratios = [ratio for *_, ratio in bars]
-    axes.set_xlim(min(0.5, *(0.7 * ratio for ratio in ratios)), max(ratios) * 2)
+    axes.set_xlim(min(0.5, 0.7 * min(ratios)), max(ratios) * 2)
     axes.xaxis.set_major_formatter("{x:g}×")
     axes.axvline(1, color="#444", linewidth=1)
     axes.set_xlabel("Threadloom is so many times as fast (1: equally fast)")

@@ -125,7 +125,8 @@ def write(rows: list[Row], figures: list[Figure], out: Path) -> None:
         from benchmarks.chart import draw
     except ImportError:
         return
-    draw(content, out / "results.svg")
+    if rows:
+        draw(content, out / "results.svg")
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -79,16 +79,16 @@ def messages(folder: Path) -> list[Figure]:
         with on.pushed("queued") as hops:
             calls("queued", 201)(on)
         sizes = {}
-        for items in (FEW, 10_000):
+        for items in (FEW, MANY):
             with on.pushed("local") as sizes[items]:
                 buffer(items)(on)
     return [
         Figure("bytes of hop 100 to those of hop 1", hops[100] / hops[1], 1.005),
         Figure(
-            "bytes per message, buffer of 10000 to one of 100",
-            median(sizes[10_000]) / median(sizes[FEW]), 1.005,
+            f"bytes per message, buffer of {MANY} to one of {FEW}",
+            median(sizes[MANY]) / median(sizes[FEW]), 1.005,
         ),
-        Figure("messages of a buffer of 10000, per item", len(sizes[10_000]) / 10_000, 0.1),
+        Figure(f"messages of a buffer of {MANY}, per item", len(sizes[MANY]) / MANY, 0.1),
     ]  # fmt: skip
 
 
