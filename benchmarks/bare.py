@@ -18,13 +18,13 @@ app.conf.update(
 )
 
 
-@app.task(name="bare.step")  # type: ignore[untyped-decorator]
+@app.task(name="bare.step", shared=False)  # type: ignore[untyped-decorator]
 def step(left: int) -> int:
     """One hop of a chain, one item of a chord."""
     return left - 1
 
 
-@app.task(name="bare.replaced", bind=True)  # type: ignore[untyped-decorator]
+@app.task(name="bare.replaced", bind=True, shared=False)  # type: ignore[untyped-decorator]
 def replaced(self: Task, left: int) -> int:
     """A hop that puts the next one in its own place."""
     if left <= 1:
@@ -32,7 +32,7 @@ def replaced(self: Task, left: int) -> int:
     return self.replace(signature("bare.replaced", (left - 1,), app=app))
 
 
-@app.task(name="bare.collect")  # type: ignore[untyped-decorator]
+@app.task(name="bare.collect", shared=False)  # type: ignore[untyped-decorator]
 def collect(results: list[int]) -> int:
     """A chord's body."""
     return len(results)
