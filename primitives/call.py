@@ -21,7 +21,7 @@ class SystemCall:
     organism: Organism
     stored: StoredResults
     #: how many messages of one fan-out should be on their way at once, for the workers there are
-    lanes: Callable[[], int] = lambda: 64
+    lanes: Callable[[], int]
 
     def may_start(self, target: str) -> bool:
         """Whether a listener is there and whoever initiated this call may call it.

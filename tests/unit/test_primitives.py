@@ -60,7 +60,8 @@ def call_in(
     backend = MemoryBackend(organism="test")
     entry = Delivery(delivery, "t", chain[-2], chain[-1], "Start", "", b"")
     frame = Frame("c", entry, Thread("t", chain, "t0"))
-    return SystemCall(frame, organism(**limits), stored or StoredResults(backend, "c"))
+    stored = stored or StoredResults(backend, "c")
+    return SystemCall(frame, organism(**limits), stored, lanes=lambda: 64)
 
 
 def error_of(action: Any) -> Any:
@@ -280,7 +281,8 @@ def test_what_the_registry_refuses_fails_the_branch_it_is(
     branch = Branch("outer", 3)
     thread = Thread("t", ("console", "system.buffer", "system.buffer"), "t0", branch)
     entry = Delivery("d", "t", "console", "system.buffer", "Start", "", b"", (branch,))
-    call = SystemCall(Frame("c", entry, thread), organism(), call_in("a", "b").stored)
+    stored = call_in("a", "b").stored
+    call = SystemCall(Frame("c", entry, thread), organism(), stored, lanes=lambda: 64)
     start: Any = BufferStart("paint", [PART])
     if primitive is sequence:
         start = SequenceStart(["paint"], PART)
