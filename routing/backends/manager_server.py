@@ -42,7 +42,8 @@ def serve(file: Path) -> NoReturn:
     one is behind this door. Door and socket go when it ends; what a killed one left is replaced.
     """
     os.umask(0o077)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's `&` has had SIGINT ignored
+        signal.signal(number, lambda *_: sys.exit())
     registries: dict[str, MemoryBackend] = {}
 
     def registry(organism: str, **options: Any) -> MemoryBackend:
