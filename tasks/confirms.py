@@ -21,13 +21,16 @@ class _Confirmations:
     def __init__(self) -> None:
         self.published = 0
         self._first = 0
+        #: the first number that is not known to be confirmed
+        self._next = 0
         self._confirmed: set[int] = set()
         self._all_up_to = 0
         self.refused = False
 
     def ack(self, number: int, multiple: bool) -> None:
         """Called with each confirmation; nothing else is under way on this channel."""
-        self._first = self._first or number
+        if not self._first:
+            self._first = self._next = number
         if multiple:
             self._all_up_to = max(self._all_up_to, number)
         else:
@@ -39,8 +42,9 @@ class _Confirmations:
 
     @property
     def are_missing(self) -> bool:
-        numbers = range(self._first, self._first + self.published)
-        return any(n > self._all_up_to and n not in self._confirmed for n in numbers)
+        while self._next <= self._all_up_to or self._next in self._confirmed:
+            self._next += 1
+        return self._first > 0 and self._next < self._first + self.published
 
 
 @contextmanager

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: conversations that share a message at most, which keeps it under 4 kB
+#: conversations that share a message at most, which keeps it under 8 kB where ids are UUIDs
 MOST = 100
 
 
