@@ -13,8 +13,8 @@ from typing import Any
 
 import celery
 
-import tasks
 from benchmarks.stage import Stage
+from threadloom import tasks
 
 #: hops of a conversation, and of the chain beside it
 HOPS = 100

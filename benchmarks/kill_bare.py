@@ -16,7 +16,7 @@ from celery.backends.redis import RedisBackend
 from celery.worker.request import Request
 
 from benchmarks.kill_points import URL_VARIABLE, VISIBILITY_VARIABLE, Place, record, strike
-from config.celery_settings import celery_url
+from threadloom.config.celery_settings import celery_url
 
 OPENER = "opener"
 #: shared by both contestants. Stock Celery looks for messages of lost workers each 100 s only

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from benchmarks.kill_points import Place, Process
-from tasks.runtime import Point
+from threadloom.tasks.runtime import Point
 
 #: seconds after which a message of a lost worker is handed out again; Celery's default: 3600
 VISIBILITY_S = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.kill_points import Place, record, strike
-from primitives import BufferComplete, BufferStart, SequenceComplete, SequenceStart
-from routing import XML, HandlerMetadata, HandlerResponse, payload, payload_type
+from threadloom import BufferComplete, BufferStart, SequenceComplete, SequenceStart
+from threadloom.routing import XML, HandlerMetadata, HandlerResponse, payload, payload_type
 
 
 @payload

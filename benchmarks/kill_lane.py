@@ -25,7 +25,6 @@ from typing import Any, Self, TypeVar
 import redis
 from celery import Celery
 
-import tasks
 from benchmarks import kill_bare, kill_ours
 from benchmarks.kill_cases import Canvas, Case, Contestant, Observation, Verdict, judge
 from benchmarks.kill_points import (
@@ -36,7 +35,8 @@ from benchmarks.kill_points import (
     order,
     struck_at,
 )
-from service.lifeline import tied_to_owner
+from threadloom import tasks
+from threadloom.service.lifeline import tied_to_owner
 
 ROOT = Path(__file__).parent.parent
 QUEUE = "celery"

@@ -11,12 +11,12 @@ from typing import Any
 
 from celery import Celery, current_task, signals
 
-import tasks
 from benchmarks.kill_points import URL_VARIABLE, Place, strike
-from routing.records import ConversationStatus
-from tasks.canvas import CONVERSATION, INJECTED
-from tasks.listener import ListenerTask
-from tasks.request import DeliveryRequest
+from threadloom import tasks
+from threadloom.routing.records import ConversationStatus
+from threadloom.tasks.canvas import CONVERSATION, INJECTED
+from threadloom.tasks.listener import ListenerTask
+from threadloom.tasks.request import DeliveryRequest
 
 ORGANISM = Path(__file__).parent / "kill.yaml"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from primitives import BufferComplete, BufferStart
-from routing import HandlerMetadata, HandlerResponse, payload
+from threadloom import BufferComplete, BufferStart, HandlerMetadata, HandlerResponse, payload
 
 
 @payload

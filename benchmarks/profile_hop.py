@@ -18,13 +18,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-import tasks
-import tasks.delivery
-from routing.backends import redis as registry
-from service.embedded_redis import EmbeddedRedis
-from tasks.delivery import Deliverer
-from tasks.hop_events import HopEvents
-from tasks.publisher import Publisher
+from threadloom import tasks
+from threadloom.routing.backends import redis as registry
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.tasks import delivery
+from threadloom.tasks.delivery import Deliverer
+from threadloom.tasks.hop_events import HopEvents
+from threadloom.tasks.publisher import Publisher
 
 _ORGANISM = Path(__file__).parent / "ours.yaml"
 _PARTS = {
@@ -82,7 +82,7 @@ def profile(hops: int, folder: Path) -> tuple[float, Counter[str]]:
         converse(100)
         clocks = Clocks()
         for part in ("receive", "run_handler", "plan"):
-            clocks.around(tasks.delivery, part, part)
+            clocks.around(delivery, part, part)
         for name in ("_commit_args", "_commit_result"):
             clocks.around(registry, name, "rows")
         clocks.around(runtime.backend._line, "run", "run")  # type: ignore[attr-defined]

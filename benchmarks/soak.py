@@ -23,10 +23,10 @@ from pathlib import Path
 
 import redis
 
-from routing.backends import RedisBackend
-from routing.records import ConversationStatus, Ending, Thread
-from service.embedded_redis import EmbeddedRedis
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Story
+from threadloom.routing.backends import RedisBackend
+from threadloom.routing.records import ConversationStatus, Ending, Thread
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 #: of the memory before

@@ -18,9 +18,9 @@ import psutil
 import redis
 import yaml
 
-import tasks
-from config.celery_settings import celery_url
-from service.embedded_redis import EmbeddedRedis
+from threadloom import tasks
+from threadloom.config.celery_settings import celery_url
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parent.parent
 _ORGANISM = Path(__file__).parent / "ours.yaml"

@@ -1,7 +1,7 @@
 """organism.yaml: its models, how it is read, and the errors of the whole project."""
 
-from config.dotted import import_dotted, make_importable
-from config.errors import (
+from threadloom.config.dotted import import_dotted, make_importable
+from threadloom.config.errors import (
     BrokerUnavailableError,
     ConfigurationError,
     PermanentError,
@@ -11,9 +11,9 @@ from config.errors import (
     TransientError,
     place,
 )
-from config.loader import SYSTEM_NAMES, load, load_mapping, read, read_mapping
-from config.models import BackendConfig, ListenerConfig, OrganismConfig, OrganismSection
-from config.settings import Settings
+from threadloom.config.loader import SYSTEM_NAMES, load, load_mapping, read, read_mapping
+from threadloom.config.models import BackendConfig, ListenerConfig, OrganismConfig, OrganismSection
+from threadloom.config.settings import Settings
 
 __all__ = [
     "SYSTEM_NAMES",

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from config.errors import ConfigurationError, Problem
-from config.models import OrganismConfig
+from threadloom.config.errors import ConfigurationError, Problem
+from threadloom.config.models import OrganismConfig
 
 #: Celery's own default queue, so that a plain `send_task` from any app finds the listeners
 DEFAULT_QUEUE = "celery"
@@ -50,7 +50,7 @@ DEFAULTS: Mapping[str, Any] = {
     # a Redis may be out of memory or a replica for a while.
     "broker_channel_error_retry": True,
     # Celery's own ends the worker when the broker goes away in the middle of something.
-    "worker_consumer": "tasks.consumer:PatientConsumer",
+    "worker_consumer": "threadloom.tasks.consumer:PatientConsumer",
     # Handlers that run when a connection breaks go on: their commit does not need the broker.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Only the injected task has a result, and whoever injected it reads it within a day.

@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from config.errors import ConfigurationError, Problem
-from config.secrets import EnvironmentText, described, masked
+from threadloom.config.errors import ConfigurationError, Problem
+from threadloom.config.secrets import EnvironmentText, described, masked
 
 
 def make_importable(folder: Path) -> None:

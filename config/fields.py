@@ -12,8 +12,8 @@ import re
 from datetime import date
 from urllib.parse import urlsplit
 
-from config.dotted import dotted_fault
-from config.secrets import described
+from threadloom.config.dotted import dotted_fault
+from threadloom.config.secrets import described
 
 #: names that mean somebody else in a call chain
 _TAKEN_NAMES = frozenset({"console", "external", "system"})

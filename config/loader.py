@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from config.dotted import Importer, dotted_fault, make_importable, nearest
-from config.errors import ConfigurationError, Problem
-from config.fields import handler_fault
-from config.models import ListenerConfig, OrganismConfig, OrganismSection
-from config.secrets import described
-from config.source import Place, Report, Source
-from config.translation import problem_of, unknown_key
-from config.yaml_text import parse
+from threadloom.config.dotted import Importer, dotted_fault, make_importable, nearest
+from threadloom.config.errors import ConfigurationError, Problem
+from threadloom.config.fields import handler_fault
+from threadloom.config.models import ListenerConfig, OrganismConfig, OrganismSection
+from threadloom.config.secrets import described
+from threadloom.config.source import Place, Report, Source
+from threadloom.config.translation import problem_of, unknown_key
+from threadloom.config.yaml_text import parse
 
 #: the listeners that every organism has
 SYSTEM_NAMES = ("system.sequence", "system.buffer")

@@ -23,9 +23,9 @@ from pydantic import (
     PrivateAttr,
 )
 
-from config import fields
-from config.secrets import described, shown
-from config.settings import Settings
+from threadloom.config import fields
+from threadloom.config.secrets import described, shown
+from threadloom.config.settings import Settings
 
 
 def _settings(value: object) -> Settings:

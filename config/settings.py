@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from config.secrets import shown
+from threadloom.config.secrets import shown
 
 
 class Settings(Mapping[str, Any]):

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from config.errors import Problem, place
-from config.secrets import EnvironmentText, expand
+from threadloom.config.errors import Problem, place
+from threadloom.config.secrets import EnvironmentText, expand
 
 Place = tuple[str | int, ...]
 

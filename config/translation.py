@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from config.dotted import nearest
-from config.secrets import described
-from config.source import Place
+from threadloom.config.dotted import nearest
+from threadloom.config.secrets import described
+from threadloom.config.source import Place
 
 #: keys of DESIGN that nothing carries out yet
 _PLANNED_KEYS = frozenset(

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from config.errors import Problem, place
+from threadloom.config.errors import Problem, place
 
 
 def parse(text: str) -> tuple[Any, tuple[Problem, ...]]:

@@ -1,15 +1,15 @@
 """The system listeners: what an organism can do beyond single calls."""
 
-from primitives.boot import SYSTEM_LISTENERS
-from primitives.buffer import (
+from threadloom.primitives.boot import SYSTEM_LISTENERS
+from threadloom.primitives.buffer import (
     BUFFER,
     BufferComplete,
     BufferDispatched,
     BufferError,
     BufferStart,
 )
-from primitives.call import SystemCall
-from primitives.sequence import (
+from threadloom.primitives.call import SystemCall
+from threadloom.primitives.sequence import (
     SEQUENCE,
     SequenceComplete,
     SequenceError,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from routing import HandlerResponse
-from routing.actions import Action, Fault, Forward
+from threadloom.routing import HandlerResponse
+from threadloom.routing.actions import Action, Fault, Forward
 
 
 def answer(message: object, *, return_to: str = "", failed: bool = False) -> Action:

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from primitives.answers import answer
-from primitives.call import SystemCall
-from primitives.policy import thresholds
-from routing import XML, BufferItem, payload
-from routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
-from routing.errors import UnknownResultsError
-from routing.faults import limit_fault, routing_fault
-from routing.records import JoinKind, JoinState
-from routing.results import StoredItems
+from threadloom.primitives.answers import answer
+from threadloom.primitives.call import SystemCall
+from threadloom.primitives.policy import thresholds
+from threadloom.routing import XML, BufferItem, payload
+from threadloom.routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
+from threadloom.routing.errors import UnknownResultsError
+from threadloom.routing.faults import limit_fault, routing_fault
+from threadloom.routing.records import JoinKind, JoinState
+from threadloom.routing.results import StoredItems
 
 BUFFER = "system.buffer"
 #: items that become deliveries in one commit, which nobody else's gets in between

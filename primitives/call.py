@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from routing import Organism
-from routing.markup import canonical
-from routing.outgoing import content_of
-from routing.records import Frame, JoinState
-from routing.results import StoredResults
+from threadloom.routing import Organism
+from threadloom.routing.markup import canonical
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.records import Frame, JoinState
+from threadloom.routing.results import StoredResults
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from primitives.answers import answer
-from primitives.call import SystemCall
-from routing import XML, payload
-from routing.actions import Action, FanOut, JoinSettled
-from routing.faults import fault_text, limit_fault, routing_fault
-from routing.markup import parse_canonical
-from routing.records import JoinKind
+from threadloom.primitives.answers import answer
+from threadloom.primitives.call import SystemCall
+from threadloom.routing import XML, payload
+from threadloom.routing.actions import Action, FanOut, JoinSettled
+from threadloom.routing.faults import fault_text, limit_fault, routing_fault
+from threadloom.routing.markup import parse_canonical
+from threadloom.routing.records import JoinKind
 
 SEQUENCE = "system.sequence"
 

@@ -1,10 +1,10 @@
 """What handler authors import, and what carries an organism out builds on.
 
-from routing import HandlerMetadata, HandlerResponse, payload
+from threadloom.routing import HandlerMetadata, HandlerResponse, payload
 """
 
-from routing.context import ContextSlot
-from routing.errors import (
+from threadloom.routing.context import ContextSlot
+from threadloom.routing.errors import (
     ConversationError,
     InvalidEnvelopeError,
     InvalidPayloadError,
@@ -14,12 +14,12 @@ from routing.errors import (
     UnknownResultsError,
     UnknownThreadError,
 )
-from routing.faults import Huh, SystemError  # the wire format's name
-from routing.handler import Handler, HandlerMetadata, HandlerResponse
-from routing.markup import XML
-from routing.organism import Listener, Organism, build_organism
-from routing.payload import PayloadType, payload, payload_type
-from routing.results import BufferItem
+from threadloom.routing.faults import Huh, SystemError  # the wire format's name
+from threadloom.routing.handler import Handler, HandlerMetadata, HandlerResponse
+from threadloom.routing.markup import XML
+from threadloom.routing.organism import Listener, Organism, build_organism
+from threadloom.routing.payload import PayloadType, payload, payload_type
+from threadloom.routing.results import BufferItem
 
 __all__ = [
     "XML",

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.faults import handler_fault
-from routing.handler import HandlerResponse
-from routing.payload import payload
-from routing.records import Join, JoinKind
+from threadloom.routing.faults import handler_fault
+from threadloom.routing.handler import HandlerResponse
+from threadloom.routing.payload import payload
+from threadloom.routing.records import Join, JoinKind
 
 
 @dataclass(frozen=True, slots=True)

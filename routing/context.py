@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from routing.backends.base import SharedBackend
-from routing.envelope import parse_envelope
-from routing.records import Delivery
+from threadloom.routing.backends.base import SharedBackend
+from threadloom.routing.envelope import parse_envelope
+from threadloom.routing.records import Delivery
 
 #: slots that one look loads at most: the newest ones
 DEFAULT_LIMIT = 1_000

@@ -15,9 +15,20 @@ from pathlib import Path
 from lxml import etree
 from msgspec import Struct
 
-from routing.errors import InvalidEnvelopeError
-from routing.grafting import append_exactly, declaring_default, saying_default, without_stand_ins
-from routing.markup import canonical, new_element, parse_canonical, parse_xml, schema_faults
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.grafting import (
+    append_exactly,
+    declaring_default,
+    saying_default,
+    without_stand_ins,
+)
+from threadloom.routing.markup import (
+    canonical,
+    new_element,
+    parse_canonical,
+    parse_xml,
+    schema_faults,
+)
 
 __all__ = [
     "CORE_NAMESPACE",

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.context import ContextSlot
-from routing.markup import XML
-from routing.results import BufferItem, StoredResults, items_of
+from threadloom.routing.context import ContextSlot
+from threadloom.routing.markup import XML
+from threadloom.routing.results import BufferItem, StoredResults, items_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from typing import Any, Literal
 from lxml import etree
 from msgspec import Struct
 
-from routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
-from routing.errors import InvalidEnvelopeError, InvalidPayloadError
-from routing.faults import Huh, SystemError
-from routing.markup import (
+from threadloom.routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
+from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
+from threadloom.routing.faults import Huh, SystemError
+from threadloom.routing.markup import (
     XML,
     canonical,
     local_name,
@@ -31,8 +31,8 @@ from routing.markup import (
     parse_xml,
     repair_xml,
 )
-from routing.payload import PayloadType, payload_type
-from routing.scalars import show
+from threadloom.routing.payload import PayloadType, payload_type
+from threadloom.routing.scalars import show
 
 #: bytes an envelope may add to its payload
 ENVELOPE_BYTES = 16_384

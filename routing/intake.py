@@ -7,13 +7,13 @@ from typing import Any
 from lxml import etree
 from msgspec import Struct
 
-from routing.errors import InvalidEnvelopeError
-from routing.ingress import Gate, from_outside, from_registry
-from routing.markup import canonical, local_name
-from routing.organism import Listener, Organism
-from routing.outgoing import Content
-from routing.payload import PayloadType
-from routing.records import Delivery
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.ingress import Gate, from_outside, from_registry
+from threadloom.routing.markup import canonical, local_name
+from threadloom.routing.organism import Listener, Organism
+from threadloom.routing.outgoing import Content
+from threadloom.routing.payload import PayloadType
+from threadloom.routing.records import Delivery
 
 
 class Admitted(Struct, frozen=True, gc=False):

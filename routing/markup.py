@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 
 from lxml import etree
 
-from routing.errors import InvalidEnvelopeError, InvalidPayloadError
+from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
 
 #: levels of nesting accepted from outside; an element without children is one level
 MAX_DEPTH = 200

@@ -13,9 +13,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from config import ConfigurationError, ListenerConfig, OrganismConfig, Problem, import_dotted
-from routing.errors import PayloadDefinitionError
-from routing.payload import PayloadType, payload_type
+from threadloom.config import (
+    ConfigurationError,
+    ListenerConfig,
+    OrganismConfig,
+    Problem,
+    import_dotted,
+)
+from threadloom.routing.errors import PayloadDefinitionError
+from threadloom.routing.payload import PayloadType, payload_type
 
 
 @dataclass(frozen=True, slots=True)

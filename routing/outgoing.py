@@ -8,10 +8,10 @@ from typing import Any
 from lxml import etree
 from msgspec import Struct
 
-from routing.faults import Huh, SystemError  # the wire format's name
-from routing.markup import XML
-from routing.payload import payload_type
-from routing.records import ConversationStatus, Ending
+from threadloom.routing.faults import Huh, SystemError  # the wire format's name
+from threadloom.routing.markup import XML
+from threadloom.routing.payload import payload_type
+from threadloom.routing.records import ConversationStatus, Ending
 
 
 class Content(Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Any
 
 from lxml import etree
 
-from routing.actions import (
+from threadloom.routing.actions import (
     Action,
     Actions,
     FanOut,
@@ -23,9 +23,9 @@ from routing.actions import (
     MoreItems,
     Supply,
 )
-from routing.envelope import build_envelope
-from routing.errors import InvalidPayloadError, PayloadDefinitionError
-from routing.faults import (
+from threadloom.routing.envelope import build_envelope
+from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
+from threadloom.routing.faults import (
     Huh,
     handler_fault,
     limit_fault,
@@ -33,12 +33,12 @@ from routing.faults import (
     silent_fault,
     validation_fault,
 )
-from routing.handler import HandlerResponse
-from routing.intake import Admitted, undeclared
-from routing.markup import canonical
-from routing.organism import Listener, Organism
-from routing.outgoing import Content, content_of, ending_of
-from routing.records import (
+from threadloom.routing.handler import HandlerResponse
+from threadloom.routing.intake import Admitted, undeclared
+from threadloom.routing.markup import canonical
+from threadloom.routing.organism import Listener, Organism
+from threadloom.routing.outgoing import Content, content_of, ending_of
+from threadloom.routing.records import (
     Branch,
     BranchResult,
     Delivery,

@@ -19,13 +19,13 @@ from typing import Any
 
 from lxml import etree
 
-from routing.backends.base import SharedBackend
-from routing.envelope import CORE_NAMESPACE
-from routing.errors import InvalidEnvelopeError, UnknownResultsError
-from routing.faults import fault_text
-from routing.markup import XML, canonical, local_name, new_element, parse_canonical
-from routing.outgoing import content_of
-from routing.records import JoinState, StoredResult
+from threadloom.routing.backends.base import SharedBackend
+from threadloom.routing.envelope import CORE_NAMESPACE
+from threadloom.routing.errors import InvalidEnvelopeError, UnknownResultsError
+from threadloom.routing.faults import fault_text
+from threadloom.routing.markup import XML, canonical, local_name, new_element, parse_canonical
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.records import JoinState, StoredResult
 
 #: the error of an index without an answer
 MISSING = "no answer in time, or not needed any more"

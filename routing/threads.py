@@ -12,9 +12,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
-from routing.backends.base import ROOTS, SharedBackend
-from routing.errors import UnknownThreadError
-from routing.records import Thread
+from threadloom.routing.backends.base import ROOTS, SharedBackend
+from threadloom.routing.errors import UnknownThreadError
+from threadloom.routing.records import Thread
 
 Chain = tuple[str, ...]
 

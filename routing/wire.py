@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from lxml import etree
 
-from routing.errors import InvalidEnvelopeError, InvalidPayloadError
-from routing.grafting import append_exactly
-from routing.markup import XML
-from routing.scalars import Scalar, check_text, expected, show
+from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
+from threadloom.routing.grafting import append_exactly
+from threadloom.routing.markup import XML
+from threadloom.routing.scalars import Scalar, check_text, expected, show
 
 XSI_NIL = "{http://www.w3.org/2001/XMLSchema-instance}nil"
 _SAMPLE_XML = "<element>text</element>"

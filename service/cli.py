@@ -1,4 +1,4 @@
-"""The command `threadloom`; what its subcommands do stands in `service.commands`.
+"""The command `threadloom`; what its subcommands do stands in `threadloom.service.commands`.
 
 0  done
 1  the conversation failed, or the worker ended by itself
@@ -9,25 +9,11 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
-from pathlib import Path
 
-_INVALID = 2
+from threadloom.service.commands import run
 
 
 def main() -> None:
     """Run the command line and end the process with its exit status."""
-    startup = runpy.run_path(str(Path(__file__).parents[1] / "config" / "startup.py"))
-    try:
-        startup["require_own_packages"]()
-    except ImportError as exc:
-        sys.stderr.write(f"Error: {exc}\n")
-        sys.exit(_INVALID)
-    from service.commands import run  # only now is it sure whose modules these are
-
     sys.exit(run())
-
-
-if __name__ == "__main__":
-    main()

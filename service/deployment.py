@@ -18,8 +18,8 @@ from platformdirs import user_state_path
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import tasks
-from config import (
+from threadloom import tasks
+from threadloom.config import (
     ConfigurationError,
     OrganismConfig,
     Problem,
@@ -28,11 +28,10 @@ from config import (
     load,
     read,
 )
-from config.celery_settings import celery_settings, registry_url
-from config.startup import require_own_packages
-from routing import Organism
-from routing.backends import MANAGER_VARIABLE, SharedBackend, connect
-from service.embedded_redis import EmbeddedRedis
+from threadloom.config.celery_settings import celery_settings, registry_url
+from threadloom.routing import Organism
+from threadloom.routing.backends import MANAGER_VARIABLE, SharedBackend, connect
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 DEFAULT_FILE = Path("organism.yaml")
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
@@ -67,12 +66,7 @@ class NotRunningError(TransientError):
 
 
 def examine(file: Path, environ: Mapping[str, str]) -> tuple[OrganismConfig, Organism]:
-    """Return an organism that can be started, or raise ConfigurationError with every problem.
-
-    Raises ShadowedPackageError if a worker started in the current folder would import other
-    packages in place of ours.
-    """
-    require_own_packages([Path.cwd()])
+    """Return an organism that can be started, or raise ConfigurationError with every problem."""
     problems: list[Problem] = []
     organism: Organism | None = None
     try:

@@ -18,8 +18,8 @@ from lxml import etree
 from rich.console import Console
 from rich.text import Text
 
-from routing.markup import local_name
-from routing.records import ConversationStatus
+from threadloom.routing.markup import local_name
+from threadloom.routing.records import ConversationStatus
 
 #: columns of a table that goes to a file or a pipe
 PIPE_WIDTH = 120

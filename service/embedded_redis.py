@@ -35,8 +35,8 @@ from platformdirs import user_state_path
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.errors import PermanentError
-from service.redis_binary import RedisServerBinary, find_redis_server
+from threadloom.config.errors import PermanentError
+from threadloom.service.redis_binary import RedisServerBinary, find_redis_server
 
 _log = logging.getLogger(__name__)
 

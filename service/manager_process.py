@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from config import PermanentError
-from routing.backends.manager import Door
-from routing.backends.manager_server import TAKEN
-from service.lifeline import tied_to_owner
+from threadloom.config import PermanentError
+from threadloom.routing.backends.manager import Door
+from threadloom.routing.backends.manager_server import TAKEN
+from threadloom.service.lifeline import tied_to_owner
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
@@ -57,7 +57,12 @@ class ManagerProcess:
         self._log = log
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "routing.backends.manager_server", str(self.door)]
+        command = [
+            sys.executable,
+            "-m",
+            "threadloom.routing.backends.manager_server",
+            str(self.door),
+        ]
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, our own words)
             tied_to_owner(command),
             stdin=subprocess.DEVNULL,

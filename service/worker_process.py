@@ -13,14 +13,14 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-from service.lifeline import tied_to_owner
+from threadloom.service.lifeline import tied_to_owner
 
 #: what each further request to stop sends: finish what runs, drop what runs, end at once
 _ESCALATION = (signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL)
 
 
 class WorkerProcess:
-    """A running `celery -A tasks worker`; its output goes to `log`."""
+    """A running `celery -A threadloom worker`; its output goes to `log`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class WorkerProcess:
         self.stops = 0
         self._status: int | None = None
         command = [
-            *[sys.executable, "-m", "celery", "--quiet", "-A", "tasks", "worker"],
+            *[sys.executable, "-m", "celery", "--quiet", "-A", "threadloom", "worker"],
             *["--hostname", hostname, "--loglevel", loglevel],
             *(["--concurrency", str(concurrency)] if concurrency else []),
         ]

@@ -10,17 +10,17 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from config import ConfigurationError, OrganismConfig, Problem, read
-from config.celery_settings import celery_settings, registry_url
-from primitives import SYSTEM_LISTENERS
-from routing import Organism, build_organism
-from routing.backends import SharedBackend, connect
-from tasks.delivery import Deliverer
-from tasks.events import EventBatches
-from tasks.listener import register_listeners
-from tasks.publisher import Publisher
-from tasks.recovery import RecoveryStep
-from tasks.runtime import Runtime
+from threadloom.config import ConfigurationError, OrganismConfig, Problem, read
+from threadloom.config.celery_settings import celery_settings, registry_url
+from threadloom.primitives import SYSTEM_LISTENERS
+from threadloom.routing import Organism, build_organism
+from threadloom.routing.backends import SharedBackend, connect
+from threadloom.tasks.delivery import Deliverer
+from threadloom.tasks.events import EventBatches
+from threadloom.tasks.listener import register_listeners
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.recovery import RecoveryStep
+from threadloom.tasks.runtime import Runtime
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
@@ -94,13 +94,13 @@ def queues(organism: Organism, default: str) -> list[Queue]:
 
 
 def app_from_environment() -> Any:
-    """The app that `celery -A tasks` runs: of THREADLOOM_ORGANISM, else ./organism.yaml."""
+    """The app that `celery -A threadloom` runs: of THREADLOOM_ORGANISM, else ./organism.yaml."""
     path = os.environ.get(ORGANISM_VARIABLE)
     if path is None and Path("organism.yaml").is_file():
         path = "organism.yaml"
     if path is None:
         raise ConfigurationError(
-            "celery -A tasks",
+            "celery -A threadloom",
             [
                 Problem(
                     "", f"name the organism file in {ORGANISM_VARIABLE}, or start where one lies"

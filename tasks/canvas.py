@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery, Signature
 from celery.app.task import Context
 
-from routing.records import Join, JoinKind, Publication
+from threadloom.routing.records import Join, JoinKind, Publication
 
 #: argument that names the conversation in a message of ours
 CONVERSATION = "conversation"

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from celery import Celery
 
-from config import PermanentError
-from routing.records import ConversationStatus, DeadLetter
-from tasks.publisher import Publisher
-from tasks.runtime import runtime_of
+from threadloom.config import PermanentError
+from threadloom.routing.records import ConversationStatus, DeadLetter
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.runtime import runtime_of
 
 #: dead letters that one round of looking brings
 _PAGE = 200

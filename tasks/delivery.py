@@ -18,16 +18,16 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from config import RegistryUnavailableError
-from primitives import SystemCall
-from routing import HandlerMetadata, Listener
-from routing.actions import Actions, Fault, Retry
-from routing.context import DEFAULT_LIMIT, ContextBuffer, ContextSlot, LazyContext
-from routing.errors import InvalidEnvelopeError
-from routing.faults import Huh, handler_fault, timeout_fault
-from routing.intake import receive
-from routing.planner import plan
-from routing.records import (
+from threadloom.config import RegistryUnavailableError
+from threadloom.primitives import SystemCall
+from threadloom.routing import HandlerMetadata, Listener
+from threadloom.routing.actions import Actions, Fault, Retry
+from threadloom.routing.context import DEFAULT_LIMIT, ContextBuffer, ContextSlot, LazyContext
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.faults import Huh, handler_fault, timeout_fault
+from threadloom.routing.intake import receive
+from threadloom.routing.planner import plan
+from threadloom.routing.records import (
     Beginning,
     Begun,
     Committed,
@@ -42,12 +42,12 @@ from routing.records import (
     Skip,
     Transition,
 )
-from routing.results import StoredResults
-from routing.retry import backoff_ms
-from tasks.handlers import run_handler, told
-from tasks.hop_events import HopEvents
-from tasks.publisher import Publisher
-from tasks.runtime import Point, Runtime, new_id
+from threadloom.routing.results import StoredResults
+from threadloom.routing.retry import backoff_ms
+from threadloom.tasks.handlers import run_handler, told
+from threadloom.tasks.hop_events import HopEvents
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from config import TransientError
-from routing import HandlerResponse, Listener, RetryLater
-from routing.actions import Actions, Fault, Retry, read_return
-from routing.faults import handler_fault, timeout_fault
-from tasks.runtime import Runtime
+from threadloom.config import TransientError
+from threadloom.routing import HandlerResponse, Listener, RetryLater
+from threadloom.routing.actions import Actions, Fault, Retry, read_return
+from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from celery.events.event import get_exchange
 from celery.utils.time import utcoffset
 from kombu.exceptions import OperationalError
 
-from routing.records import Delivery
+from threadloom.routing.records import Delivery
 
 logger = logging.getLogger(__name__)
 

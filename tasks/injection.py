@@ -12,20 +12,24 @@ from typing import Any, overload
 from celery import Celery
 from celery.result import AsyncResult
 
-from routing import XML, BufferItem, ConversationError, Listener
-from routing.envelope import build_envelope
-from routing.errors import InvalidEnvelopeError, InvalidPayloadError, UnknownConversationError
-from routing.faults import routing_fault
-from routing.intake import Admitted, admit
-from routing.outgoing import content_of
-from routing.payload import is_payload
-from routing.planner import open_conversation
-from routing.records import Delivery, Opening, Publication
-from routing.results import StoredResults, items_of
-from tasks.listener import EXTERNAL, root_thread
-from tasks.publisher import Publisher
-from tasks.runtime import new_id, runtime_of
-from tasks.together import per_message
+from threadloom.routing import XML, BufferItem, ConversationError, Listener
+from threadloom.routing.envelope import build_envelope
+from threadloom.routing.errors import (
+    InvalidEnvelopeError,
+    InvalidPayloadError,
+    UnknownConversationError,
+)
+from threadloom.routing.faults import routing_fault
+from threadloom.routing.intake import Admitted, admit
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.payload import is_payload
+from threadloom.routing.planner import open_conversation
+from threadloom.routing.records import Delivery, Opening, Publication
+from threadloom.routing.results import StoredResults, items_of
+from threadloom.tasks.listener import EXTERNAL, root_thread
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.runtime import new_id, runtime_of
+from threadloom.tasks.together import per_message
 
 #: conversations of which the last is opened before the first is published
 _BATCH = 10_000

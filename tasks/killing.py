@@ -5,12 +5,12 @@ from __future__ import annotations
 from celery import Celery
 from msgspec.structs import replace
 
-from routing import UnknownConversationError
-from routing.faults import killed_fault
-from routing.outgoing import content_of, ending_of
-from routing.records import ConversationStatus
-from tasks.publisher import Publisher
-from tasks.runtime import runtime_of
+from threadloom.routing import UnknownConversationError
+from threadloom.routing.faults import killed_fault
+from threadloom.routing.outgoing import content_of, ending_of
+from threadloom.routing.records import ConversationStatus
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.runtime import runtime_of
 
 
 def kill(app: Celery, conversation_id: str) -> bool:

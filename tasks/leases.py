@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from celery.worker import state
 from celery.worker.request import Request
 
-from config import RegistryUnavailableError
-from tasks.listener import ListenerTask
-from tasks.request import runs_of
-from tasks.runtime import Runtime
+from threadloom.config import RegistryUnavailableError
+from threadloom.tasks.listener import ListenerTask
+from threadloom.tasks.request import runs_of
+from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

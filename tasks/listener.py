@@ -16,19 +16,19 @@ import celery
 from celery import Celery
 from celery.exceptions import Ignore
 
-from routing import ConversationError, Listener, Organism
-from routing.actions import Fault
-from routing.errors import InvalidEnvelopeError
-from routing.faults import Huh
-from routing.intake import Admitted, admit
-from routing.outgoing import content_of
-from routing.planner import open_conversation
-from routing.records import Beginning
-from tasks import canvas, together
-from tasks.delivery import Deliverer, Outcome
-from tasks.hop_events import HopEvents
-from tasks.releases import value_of
-from tasks.runtime import Point, Runtime, new_id
+from threadloom.routing import ConversationError, Listener, Organism
+from threadloom.routing.actions import Fault
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.faults import Huh
+from threadloom.routing.intake import Admitted, admit
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.planner import open_conversation
+from threadloom.routing.records import Beginning
+from threadloom.tasks import canvas, together
+from threadloom.tasks.delivery import Deliverer, Outcome
+from threadloom.tasks.hop_events import HopEvents
+from threadloom.tasks.releases import value_of
+from threadloom.tasks.runtime import Point, Runtime, new_id
 
 #: the sender of what comes from outside and did not authenticate
 EXTERNAL = "external"
@@ -42,8 +42,8 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     abstract = True
     #: reports a lost process and a hard time-out to the registry
-    Request = "tasks.request:DeliveryRequest"
-    Strategy = "tasks.request:strategy"
+    Request = "threadloom.tasks.request:DeliveryRequest"
+    Strategy = "threadloom.tasks.request:strategy"
     typing = False  # the payload is checked by its contract, with a better text
     throws = (ConversationError,)  # an ending, not a crash of ours: no traceback in the log
 

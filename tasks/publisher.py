@@ -22,13 +22,13 @@ from kombu.exceptions import (  # type: ignore[attr-defined]  # the one is newer
     OperationalError,
 )
 
-from config import RegistryUnavailableError
-from config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
-from routing.records import Delivery, Join, Opening, Publication
-from tasks import canvas
-from tasks.confirms import confirmed_together
-from tasks.hop_events import message_summary
-from tasks.runtime import Point, Runtime, new_id
+from threadloom.config import RegistryUnavailableError
+from threadloom.config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
+from threadloom.routing.records import Delivery, Join, Opening, Publication
+from threadloom.tasks import canvas
+from threadloom.tasks.confirms import confirmed_together
+from threadloom.tasks.hop_events import message_summary
+from threadloom.tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
 

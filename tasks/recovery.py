@@ -17,15 +17,15 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from config import RegistryUnavailableError
-from routing.faults import timeout_fault
-from routing.markup import canonical
-from routing.outgoing import content_of
-from routing.records import Due
-from tasks.leases import LeaseKeeper
-from tasks.overtime import OvertimeBoard
-from tasks.publisher import Publisher, now_ms
-from tasks.runtime import Runtime, runtime_of
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.faults import timeout_fault
+from threadloom.routing.markup import canonical
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.records import Due
+from threadloom.tasks.leases import LeaseKeeper
+from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.publisher import Publisher, now_ms
+from threadloom.tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 

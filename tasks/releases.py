@@ -8,10 +8,10 @@ from typing import Any
 from celery import Task
 from celery.app.task import Context
 
-from config import RegistryUnavailableError
-from routing import ConversationError
-from routing.records import ConversationStatus, Ending
-from tasks.runtime import Point, Runtime
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing import ConversationError
+from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from celery.worker.strategy import default
 
-from config import RegistryUnavailableError
-from routing.records import Publication
-from tasks.canvas import CONVERSATION, TOGETHER
-from tasks.publisher import SENT_HEADER, Publisher, now_ms
-from tasks.runtime import Runtime, runtime_of
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.records import Publication
+from threadloom.tasks.canvas import CONVERSATION, TOGETHER
+from threadloom.tasks.publisher import SENT_HEADER, Publisher, now_ms
+from threadloom.tasks.runtime import Runtime, runtime_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
-from routing import Organism
-from routing.backends import SharedBackend
-from routing.backends.base import Published
-from routing.records import Delivery
-from tasks.overtime import OvertimeBoard
+from threadloom.routing import Organism
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.backends.base import Published
+from threadloom.routing.records import Delivery
+from threadloom.tasks.overtime import OvertimeBoard
 
 #: a delivery is taken over when its lease was not renewed for so long
 LEASE_MS = 4_000

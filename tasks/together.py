@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from config import RegistryUnavailableError
-from routing import Listener, Organism
-from tasks.publisher import Publisher
-from tasks.releases import hand_over
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing import Listener, Organism
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.releases import hand_over
 
 if TYPE_CHECKING:
-    from tasks.listener import ListenerTask
+    from threadloom.tasks.listener import ListenerTask
 
 logger = logging.getLogger(__name__)
 

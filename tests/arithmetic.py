@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from primitives import (
+from threadloom.primitives import (
     BUFFER,
     SEQUENCE,
     SYSTEM_LISTENERS,
@@ -25,13 +25,21 @@ from primitives import (
     SequenceError,
     SequenceStart,
 )
-from routing import XML, HandlerResponse, Listener, Organism, SystemError, payload, payload_type
-from routing.actions import Action, Fault, Retry
-from routing.faults import handler_fault
-from routing.markup import canonical
-from routing.outgoing import content_of
-from routing.records import Frame
-from routing.results import StoredResults, items_of
+from threadloom.routing import (
+    XML,
+    HandlerResponse,
+    Listener,
+    Organism,
+    SystemError,
+    payload,
+    payload_type,
+)
+from threadloom.routing.actions import Action, Fault, Retry
+from threadloom.routing.faults import handler_fault
+from threadloom.routing.markup import canonical
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.records import Frame
+from threadloom.routing.results import StoredResults, items_of
 
 #: what is answered to whoever waits for input
 INPUT = 7

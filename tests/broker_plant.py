@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 import redis
 from celery.result import AsyncResult
 
-from primitives import BufferStart, SequenceStart
-from service.embedded_redis import EmbeddedRedis
 from tests.chaos.proxy import Proxy
 from tests.desk import Story
 from tests.harness import ORGANISMS, Deployment, eventually
 from tests.rabbit import Rabbit
 from tests.works import as_xml, fields_of, jobs, text_of, xml
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 #: seconds within which everything is over, whatever happened
 PATIENCE_S = 40.0

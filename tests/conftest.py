@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from service.embedded_redis import DATABASES, EmbeddedRedis
-from service.redis_binary import RedisServerNotFoundError, find_redis_server
+from threadloom.service.embedded_redis import DATABASES, EmbeddedRedis
+from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis_server
 
 _REDIS_DEFAULT_PORT = 6379
 

@@ -8,9 +8,9 @@ import pytest
 from celery import Celery
 from kombu import Connection, Queue
 
-from routing import ConversationError
-from routing.records import Conversation
 from tests.harness import WAIT_S, Deployment, eventually
+from threadloom.routing import ConversationError
+from threadloom.routing.records import Conversation
 
 
 class Story:

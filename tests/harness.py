@@ -1,4 +1,4 @@
-"""Real workers for tests: processes started by `celery -A tasks worker`, as a user starts them.
+"""Real workers for tests: `celery -A threadloom worker`, started as a user starts them.
 
 Handlers of the test organisms write what they did to the file named by RECORDS_VARIABLE, one
 JSON object per line; `Deployment.records` reads it back.
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import yaml
 from celery import Celery
 
-import tasks
-from config.dotted import make_importable
-from routing.backends import SharedBackend
-from routing.records import Conversation
+from threadloom import tasks
+from threadloom.config.dotted import make_importable
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.records import Conversation
 
 ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
@@ -121,7 +121,7 @@ class Deployment:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "celery", "-A", "tasks", "worker",
+                    sys.executable, "-m", "celery", "-A", "threadloom", "worker",
                     "--loglevel", "INFO", "--concurrency", str(concurrency),
                     "--hostname", name, "--without-gossip", "--without-mingle", *options,
                 ],
@@ -148,7 +148,7 @@ class Deployment:
         }
 
     def inject(self, to: str, payload: Any, **options: Any) -> Any:
-        """`tasks.inject`, returning its AsyncResult."""
+        """`threadloom.inject`, returning its AsyncResult."""
         return tasks.inject(self.app, to, payload, **options)
 
     def ask(self, to: str, payload: Any, *, timeout_s: float = WAIT_S) -> Any:

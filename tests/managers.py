@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import RegistryUnavailableError
-from routing.backends import ManagerBackend
 from tests.harness import ROOT, START_TIMEOUT_S, WAIT_S, eventually
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.backends import ManagerBackend
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RunningManager:
 def start_manager(door: Path) -> subprocess.Popen[bytes]:
     """Start a manager; it may not be ready yet."""
     return subprocess.Popen(
-        [sys.executable, "-m", "routing.backends.manager_server", str(door)],
+        [sys.executable, "-m", "threadloom.routing.backends.manager_server", str(door)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
-import tasks
-from routing import XML, ConversationError, payload_type
-from routing.records import DeadLetter, LogEntry
 from tests.desk import Story
 from tests.harness import WAIT_S, Deployment, eventually
 from tests.works import xml
+from threadloom import tasks
+from threadloom.routing import XML, ConversationError, payload_type
+from threadloom.routing.records import DeadLetter, LogEntry
 
 
 class Mill:

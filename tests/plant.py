@@ -15,17 +15,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from primitives import SystemCall
-from routing import Organism, records
-from routing.actions import Actions, Retry, read_return
-from routing.backends import SharedBackend
-from routing.envelope import build_envelope
-from routing.faults import timeout_fault
-from routing.intake import Admitted, receive
-from routing.markup import canonical
-from routing.outgoing import content_of
-from routing.planner import open_conversation, plan
-from routing.records import (
+from tests.stories import LONG_MS
+from threadloom.primitives import SystemCall
+from threadloom.routing import Organism, records
+from threadloom.routing.actions import Actions, Retry, read_return
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.envelope import build_envelope
+from threadloom.routing.faults import timeout_fault
+from threadloom.routing.intake import Admitted, receive
+from threadloom.routing.markup import canonical
+from threadloom.routing.outgoing import content_of
+from threadloom.routing.planner import open_conversation, plan
+from threadloom.routing.records import (
     Begun,
     Committed,
     Delivery,
@@ -37,8 +38,7 @@ from routing.records import (
     Transition,
     Wait,
 )
-from routing.results import StoredResults
-from tests.stories import LONG_MS
+from threadloom.routing.results import StoredResults
 
 _SILENT = canonical(content_of(timeout_fault()).element)
 

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from routing import HandlerMetadata
+from threadloom.routing import HandlerMetadata
 
 
 def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:

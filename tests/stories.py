@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from routing.backends import SharedBackend, codec
-from routing.records import (
+from threadloom.routing.backends import SharedBackend, codec
+from threadloom.routing.records import (
     Begun,
     Branch,
     BranchResult,

@@ -10,11 +10,11 @@ import redis
 from celery.result import AsyncResult
 from lxml import etree
 
-import tasks
-from primitives import BufferStart, SequenceStart
-from routing import XML, BufferItem, payload_type
 from tests.desk import Story
 from tests.harness import WAIT_S, Deployment, eventually
+from threadloom import tasks
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.routing import XML, BufferItem, payload_type
 
 Fields = dict[str, Any]
 

@@ -16,13 +16,12 @@ from celery.exceptions import TimeoutError as NotYet
 from celery.result import AsyncResult
 from rich.console import Console
 
-import tasks
-from config import ThreadloomError
 from examples.census.deployment import Deployment, WorkerEndedError, deployed
 from examples.census.messages import Census, Report
 from examples.census.progress import Watch, display
 from examples.census.terminal import print_report
-from routing import ConversationError, payload_type
+from threadloom import ThreadloomError, tasks
+from threadloom.routing import ConversationError, payload_type
 
 DIRECTOR = "census.director"
 #: seconds between two looks at the progress

@@ -1,7 +1,7 @@
 """The census' organism on this machine: a private Redis and a Celery worker, for one run.
 
 Both end with the run, however it ends. Started is what a user would start: the embedded Redis
-of `threadloom up`, and `celery -A tasks worker`.
+of `threadloom up`, and `celery -A threadloom worker`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 
 from celery import Celery
 
-import tasks
-from service.embedded_redis import EmbeddedRedis
+from threadloom import tasks
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.tasks import ORGANISM_VARIABLE, REDIS_VARIABLE
 
 ORGANISM = Path(__file__).with_name("organism.yaml")
 PROJECT = Path(__file__).parent.parent.parent
@@ -80,7 +81,7 @@ def _worker(redis_url: str, log: Path, processes: int) -> Iterator[subprocess.Po
     with log.open("wb") as out:
         worker = subprocess.Popen(
             [
-                sys.executable, "-m", "celery", "-A", "tasks", "worker",
+                sys.executable, "-m", "celery", "-A", "threadloom", "worker",
                 "--concurrency", str(processes), "--loglevel", "WARNING",
                 "--without-gossip", "--without-mingle",
             ],
@@ -101,8 +102,8 @@ def _environment(redis_url: str) -> dict[str, str]:
     """This process' environment, and where the organism and its Redis are."""
     return {
         **os.environ,
-        tasks.application.ORGANISM_VARIABLE: str(ORGANISM),
-        tasks.application.REDIS_VARIABLE: redis_url,
+        ORGANISM_VARIABLE: str(ORGANISM),
+        REDIS_VARIABLE: redis_url,
     }
 
 

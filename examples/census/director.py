@@ -22,7 +22,7 @@ from examples.census.messages import (
     SourceFile,
     Tally,
 )
-from primitives import (
+from threadloom.primitives import (
     BUFFER,
     SEQUENCE,
     BufferComplete,
@@ -32,7 +32,7 @@ from primitives import (
     SequenceError,
     SequenceStart,
 )
-from routing import (
+from threadloom.routing import (
     XML,
     BufferItem,
     HandlerMetadata,

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from examples.census.messages import Census, Failure, Files
-from routing import HandlerMetadata, HandlerResponse
+from threadloom import HandlerMetadata, HandlerResponse
 
 LEFT_OUT = frozenset({"site-packages", "dist-packages", "idlelib", "turtledemo", "__pycache__"})
 TEST_SUITES = frozenset({"test", "tests"})

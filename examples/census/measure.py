@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from examples.census.messages import Function, Measurement, SourceFile
-from routing import HandlerMetadata, HandlerResponse, Huh
+from threadloom import HandlerMetadata, HandlerResponse, Huh
 
 #: what reading, decoding and parsing a file may raise; ValueError: NUL characters, bad UTF-8
 UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, RecursionError, MemoryError)

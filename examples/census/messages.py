@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from routing import payload
+from threadloom import payload
 
 
 @payload

@@ -16,8 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from routing.backends import SharedBackend
-from routing.records import JoinKind, JoinState
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.records import JoinKind, JoinState
 
 #: log entries within which the first item of the buffer stands
 _FIRST_ENTRIES = 20

@@ -16,7 +16,7 @@ from examples.census.messages import (
     Tally,
     Totals,
 )
-from routing import HandlerMetadata, HandlerResponse
+from threadloom import HandlerMetadata, HandlerResponse
 
 #: functions that a ranking names
 HARDEST = 30

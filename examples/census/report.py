@@ -14,7 +14,7 @@ from lxml.builder import E
 
 from examples.census import charts
 from examples.census.messages import Failure, HardFunction, Ranking, Report, Totals
-from routing import HandlerMetadata, HandlerResponse
+from threadloom import HandlerMetadata, HandlerResponse
 
 #: rows of each ranking on the page, and in the reply
 ROWS = 15

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from routing.records import (
+from threadloom.routing.records import (
     Beginning,
     Branch,
     CommitResult,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from routing.records import (
+from threadloom.routing.records import (
     Branch,
     ConversationStatus,
     Delivery,

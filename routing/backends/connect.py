@@ -8,11 +8,11 @@ from pathlib import Path
 
 import redis
 
-from config import ConfigurationError, OrganismConfig, Problem
-from routing.backends.base import SharedBackend
-from routing.backends.manager import Door, ManagerBackend
-from routing.backends.memory import MemoryBackend
-from routing.backends.redis import RedisBackend
+from threadloom.config import ConfigurationError, OrganismConfig, Problem
+from threadloom.routing.backends.base import SharedBackend
+from threadloom.routing.backends.manager import Door, ManagerBackend
+from threadloom.routing.backends.memory import MemoryBackend
+from threadloom.routing.backends.redis import RedisBackend
 
 #: names the door of the manager that hosts the registry
 MANAGER_VARIABLE = "THREADLOOM_MANAGER"

@@ -26,9 +26,9 @@ from multiprocessing.managers import RemoteError
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from config import RegistryUnavailableError
-from routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
-from routing.backends.memory import MemoryBackend
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
+from threadloom.routing.backends.memory import MemoryBackend
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -20,9 +20,9 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from routing.backends.base import SharedBackend
-from routing.backends.manager import REGISTRY, Door
-from routing.backends.memory import MemoryBackend
+from threadloom.routing.backends.base import SharedBackend
+from threadloom.routing.backends.manager import REGISTRY, Door
+from threadloom.routing.backends.memory import MemoryBackend
 
 #: `sun_path` holds 104 bytes on macOS, 108 on Linux, with the closing NUL
 _MAX_SOCKET_PATH_BYTES = 103

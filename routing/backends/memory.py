@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from routing.backends import codec
-from routing.backends.base import (
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.base import (
     BEGIN_GRACE_MS,
     MARGIN_MS,
     NOTHING,
@@ -25,14 +25,14 @@ from routing.backends.base import (
     ROOTS,
     Published,
 )
-from routing.backends.memory_state import (
+from threadloom.routing.backends.memory_state import (
     FINAL,
     ConversationState,
     SharedLists,
     StoredDelivery,
     StoredJoin,
 )
-from routing.backends.memory_steps import (
+from threadloom.routing.backends.memory_steps import (
     apply,
     reclaim_delivery,
     reclaim_release,
@@ -40,8 +40,8 @@ from routing.backends.memory_steps import (
     replan,
     unpublished,
 )
-from routing.errors import UnknownConversationError, UnknownThreadError
-from routing.records import (
+from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.records import (
     Beginning,
     CommitResult,
     Committed,

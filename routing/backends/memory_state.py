@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.backends import codec
-from routing.backends.base import DEAD_LETTERS
-from routing.records import (
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.base import DEAD_LETTERS
+from threadloom.routing.records import (
     Beginning,
     Begun,
     Branch,

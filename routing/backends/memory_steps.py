@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from routing.backends import codec
-from routing.backends.memory_state import ConversationState, StoredJoin
-from routing.records import (
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory_state import ConversationState, StoredJoin
+from threadloom.routing.records import (
     Branch,
     ConversationStatus,
     Join,

@@ -31,12 +31,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from config import RegistryUnavailableError
-from routing.backends import codec
-from routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, Published
-from routing.backends.script_line import Call, ScriptLine
-from routing.errors import UnknownConversationError, UnknownThreadError
-from routing.records import (
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.base import BEGIN_GRACE_MS, NOTHING, PUBLISH_GRACE_MS, Published
+from threadloom.routing.backends.script_line import Call, ScriptLine
+from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.records import (
     Beginning,
     Begun,
     BranchResult,
@@ -126,7 +126,7 @@ class RedisBackend:
             )
             for shard in range(SHARDS)
         ]
-        folder = files("routing.backends") / "lua"
+        folder = files("threadloom.routing.backends") / "lua"
         prelude = (folder / "prelude.lua").read_text()
         sources = {name: prelude + (folder / f"{name}.lua").read_text() for name in _SCRIPTS}
         sources |= {name: (folder / f"{name}.lua").read_text() for name in (_WORKERS, _MANY)}

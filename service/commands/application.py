@@ -12,23 +12,22 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from config import (
+from threadloom.config import (
     ConfigurationError,
     RegistryUnavailableError,
     ThreadloomError,
     TransientError,
 )
-from config.startup import ShadowedPackageError
-from service.commands import dead_letters
-from service.commands.check import check
-from service.commands.kill import kill
-from service.commands.options import INVALID, UNAVAILABLE
-from service.commands.send import send
-from service.commands.thread import thread
-from service.commands.threads import threads
-from service.commands.up import up
-from service.deployment import FOREIGN_VARIABLES
-from service.display import console, counted, plain
+from threadloom.service.commands import dead_letters
+from threadloom.service.commands.check import check
+from threadloom.service.commands.kill import kill
+from threadloom.service.commands.options import INVALID, UNAVAILABLE
+from threadloom.service.commands.send import send
+from threadloom.service.commands.thread import thread
+from threadloom.service.commands.threads import threads
+from threadloom.service.commands.up import up
+from threadloom.service.deployment import FOREIGN_VARIABLES
+from threadloom.service.display import console, counted, plain
 
 app = typer.Typer(
     name="threadloom",
@@ -88,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         app(arguments, prog_name="threadloom")
     except SystemExit as exc:
         return int(exc.code or 0)
-    except (ThreadloomError, ShadowedPackageError) as exc:
+    except ThreadloomError as exc:
         _tell(exc)
         return UNAVAILABLE if isinstance(exc, TransientError) else INVALID
     return 0

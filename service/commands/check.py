@@ -9,11 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from config import ConfigurationError
-from routing import Listener, Organism
-from service.commands.options import INVALID, AsJson, OrganismArgument
-from service.deployment import DEFAULT_FILE, examine
-from service.display import console, counted, duration, one_line, plain, print_json
+from threadloom.config import ConfigurationError
+from threadloom.routing import Listener, Organism
+from threadloom.service.commands.options import INVALID, AsJson, OrganismArgument
+from threadloom.service.deployment import DEFAULT_FILE, examine
+from threadloom.service.display import console, counted, duration, one_line, plain, print_json
 
 
 def check(organism: OrganismArgument = DEFAULT_FILE, as_json: AsJson = False) -> None:

@@ -15,15 +15,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-import tasks
-from config import PermanentError
-from routing.backends import SharedBackend
-from routing.envelope import parse_envelope
-from routing.markup import canonical
-from routing.records import DeadLetter
-from service.commands.options import INVALID, AsJson, OrganismOption
-from service.deployment import DEFAULT_FILE, running_app, running_registry
-from service.display import (
+from threadloom import tasks
+from threadloom.config import PermanentError
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.envelope import parse_envelope
+from threadloom.routing.markup import canonical
+from threadloom.routing.records import DeadLetter
+from threadloom.service.commands.options import INVALID, AsJson, OrganismOption
+from threadloom.service.deployment import DEFAULT_FILE, running_app, running_registry
+from threadloom.service.display import (
     console,
     counted,
     duration,

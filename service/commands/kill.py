@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-import tasks
-from service.commands.options import AsJson, OrganismOption
-from service.deployment import DEFAULT_FILE, running_app
-from service.display import plain, print_json
+from threadloom import tasks
+from threadloom.service.commands.options import AsJson, OrganismOption
+from threadloom.service.deployment import DEFAULT_FILE, running_app
+from threadloom.service.display import plain, print_json
 
 
 def kill(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.deployment import ORGANISM_VARIABLE
+from threadloom.service.deployment import ORGANISM_VARIABLE
 
 #: exit statuses; see `service.cli`
 FAILED, INVALID, NOT_IN_TIME, UNAVAILABLE = 1, 2, 3, 4

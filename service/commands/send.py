@@ -19,13 +19,13 @@ from kombu.exceptions import OperationalError
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-import tasks
-from config import PermanentError
-from routing import InvalidEnvelopeError, Listener, UnknownConversationError
-from routing.records import Conversation, ConversationStatus
-from service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
-from service.deployment import DEFAULT_FILE, running_app
-from service.display import console, counted, duration, ending_text, plain, print_json
+from threadloom import tasks
+from threadloom.config import PermanentError
+from threadloom.routing import InvalidEnvelopeError, Listener, UnknownConversationError
+from threadloom.routing.records import Conversation, ConversationStatus
+from threadloom.service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
+from threadloom.service.deployment import DEFAULT_FILE, running_app
+from threadloom.service.display import console, counted, duration, ending_text, plain, print_json
 
 #: seconds between two looks at the registry
 _LOOK_S = 0.1
@@ -106,7 +106,7 @@ def _listener(app: Celery, name: str) -> Listener:
 
 
 def _parsed(text: str, listener: Listener) -> Any:
-    """The payload as `tasks.inject` takes it: a mapping, or XML text."""
+    """The payload as `threadloom.inject` takes it: a mapping, or XML text."""
     if text.lstrip().startswith("<"):
         return text
     try:

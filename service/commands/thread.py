@@ -16,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from routing import UnknownConversationError
-from routing.backends import SharedBackend
-from routing.envelope import parse_envelope
-from routing.records import Conversation, Delivery, LogEntry, Thread
-from service.commands.options import AsJson, OrganismOption
-from service.commands.threads import conversation_data
-from service.deployment import DEFAULT_FILE, running_registry
-from service.display import (
+from threadloom.routing import UnknownConversationError
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.envelope import parse_envelope
+from threadloom.routing.records import Conversation, Delivery, LogEntry, Thread
+from threadloom.service.commands.options import AsJson, OrganismOption
+from threadloom.service.commands.threads import conversation_data
+from threadloom.service.deployment import DEFAULT_FILE, running_registry
+from threadloom.service.display import (
     console,
     counted,
     duration,

@@ -14,12 +14,19 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from routing import UnknownConversationError
-from routing.backends import SharedBackend
-from routing.records import Conversation, ConversationStatus
-from service.commands.options import AsJson, OrganismOption
-from service.deployment import DEFAULT_FILE, running_registry
-from service.display import console, duration, ending_text, plain, print_json, status_text
+from threadloom.routing import UnknownConversationError
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.records import Conversation, ConversationStatus
+from threadloom.service.commands.options import AsJson, OrganismOption
+from threadloom.service.deployment import DEFAULT_FILE, running_registry
+from threadloom.service.display import (
+    console,
+    duration,
+    ending_text,
+    plain,
+    print_json,
+    status_text,
+)
 
 #: conversations that one round trip brings
 _PAGE = 200

@@ -20,14 +20,14 @@ from kombu.exceptions import OperationalError
 from rich.table import Table
 from rich.text import Text
 
-import tasks
-from config import OrganismConfig
-from config.celery_settings import registry_url
-from config.secrets import masked
-from routing import Organism, PayloadDefinitionError
-from routing.backends import MANAGER_VARIABLE
-from service.commands.options import FAILED, INVALID, OrganismArgument
-from service.deployment import (
+from threadloom import tasks
+from threadloom.config import OrganismConfig
+from threadloom.config.celery_settings import registry_url
+from threadloom.config.secrets import masked
+from threadloom.routing import Organism, PayloadDefinitionError
+from threadloom.routing.backends import MANAGER_VARIABLE
+from threadloom.service.commands.options import FAILED, INVALID, OrganismArgument
+from threadloom.service.deployment import (
     DEFAULT_FILE,
     ORGANISM_VARIABLE,
     REDIS_VARIABLE,
@@ -39,11 +39,11 @@ from service.deployment import (
     needs_own_manager,
     plain_name,
 )
-from service.display import console, one_line, plain
-from service.embedded_redis import EmbeddedRedis
-from service.manager_process import ManagerProcess, ManagerTakenError
-from service.signals import SignalQueue
-from service.worker_process import WorkerProcess, told
+from threadloom.service.display import console, one_line, plain
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service.manager_process import ManagerProcess, ManagerTakenError
+from threadloom.service.signals import SignalQueue
+from threadloom.service.worker_process import WorkerProcess, told
 
 #: seconds between two questions whether the worker is ready
 _READY_POLL_S = 0.5
@@ -121,7 +121,7 @@ def _own_redis(config: OrganismConfig, stack: ExitStack) -> EmbeddedRedis | None
         text = (
             f"{plain(config.organism.name)} is up already: process {server.pid} is its Redis, in "
             f"{server.directory}. For more workers: {REDIS_VARIABLE}={shlex.quote(server.url())} "
-            f"{ORGANISM_VARIABLE}={shlex.quote(config.source)} celery -A tasks worker"
+            f"{ORGANISM_VARIABLE}={shlex.quote(config.source)} celery -A threadloom worker"
         )
         _complain(text)
         raise typer.Exit(INVALID)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from lxml import etree
 
-from service.redis_binary import RedisServerNotFoundError, find_redis_server
 from tests.harness import ROOT, START_TIMEOUT_S, eventually
+from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis_server
 
 FILES = {
     "simple.py": b"import os\nx = 1\n",

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from service.embedded_redis import EmbeddedRedis
 from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, eventually
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere the state directory cannot be moved"
@@ -125,7 +125,7 @@ class Up:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "service.cli", *arguments]
+    return [sys.executable, "-m", "threadloom", *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_second_up_would_be_one_too_many(up: Up, terminal: Terminal) -> None:
     """It is refused, and says how to have more workers."""
     refused = terminal.run("up", status=2)
     assert "shop is up already" in refused.stderr
-    assert "celery -A tasks worker" in refused.stderr
+    assert "celery -A threadloom worker" in refused.stderr
     assert terminal.json("threads")["conversations"] is not None, "the first one is unharmed"
 
 

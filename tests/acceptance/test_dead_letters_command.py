@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from service.commands import run
 from tests.harness import ROOT, Deployment, eventually
 from tests.mill import Mill, error_of, value_of
+from threadloom.service.commands import run
 
 pytest_plugins = ["tests.mill_fixtures"]
 
@@ -33,7 +33,7 @@ class Terminal:
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """`threadloom` with these arguments, which has to end with this status."""
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *arguments],
+            [sys.executable, "-m", "threadloom", *arguments],
             cwd=ROOT,
             env={**os.environ, **self.environment},
             capture_output=True,

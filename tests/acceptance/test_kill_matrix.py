@@ -14,7 +14,7 @@ import pytest
 from benchmarks.kill_cases import ROWS, Case, Contestant, Observation, cases, judge
 from benchmarks.kill_matrix import run
 from benchmarks.kill_points import Process
-from tasks.runtime import Point
+from threadloom.tasks.runtime import Point
 
 NORMAL = Observation(
     value=("one", "two", "three", "tail"),

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from routing.backends import ManagerBackend
-from service.embedded_redis import EmbeddedRedis
 from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, eventually
+from threadloom.routing.backends import ManagerBackend
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere the state directory cannot be moved"
@@ -50,7 +50,7 @@ class Shop:
         """`threadloom up`, returning when it has said that it is ready."""
         with self.log.open("wb") as log:
             self.up = process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "up", "--concurrency", "2"],
+                [sys.executable, "-m", "threadloom", "up", "--concurrency", "2"],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ class Shop:
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """`threadloom` with these arguments, which has to end with this status."""
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *arguments],
+            [sys.executable, "-m", "threadloom", *arguments],
             cwd=self.directory,
             env=self.environment,
             capture_output=True,

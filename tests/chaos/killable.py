@@ -1,6 +1,6 @@
 """Workers that can be killed where it hurts: `celery -A tests.chaos.killable worker`.
 
-The app is that of `tasks.create_app`; only its runtime's `reached` is used. Each point that a
+The app is that of `threadloom.create_app`; only its runtime's `reached` is used. Each point that a
 delivery reaches is written to a journal, and is where an order (`orders.py`) may end the
 process.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from celery import Celery
 
-import tasks
-from routing.records import Delivery
-from tasks.request import runs_of
-from tasks.runtime import Point
 from tests.chaos.hooks import listen
 from tests.chaos.orders import HANDLING, Orders, append_line
+from threadloom import tasks
+from threadloom.routing.records import Delivery
+from threadloom.tasks.request import runs_of
+from threadloom.tasks.runtime import Point
 
 #: the journal: lines of [s since 1970, pid, point, listener, conversation, delivery]
 JOURNAL = "CHAOS_JOURNAL"

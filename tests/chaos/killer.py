@@ -14,11 +14,11 @@ from types import MappingProxyType
 
 import redis
 
-from service.embedded_redis import EmbeddedRedis
-from tasks.runtime import LEASE_MS
 from tests.chaos.fleet import Killable
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.tasks.runtime import LEASE_MS
 
 #: seconds that a worker is stopped: longer than its lease
 STOPPED_S = LEASE_MS / 1000 + 2

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tasks.runtime import Point
 from tests.chaos.killer import Strike
 from tests.chaos.orders import HANDLING
 from tests.chaos.site import Site, Step
+from threadloom.tasks.runtime import Point
 
 _UNCOMMITTED = (Point.BEGUN, HANDLING, Point.HANDLED)
 #: nothing is left to do for a delivery then

@@ -17,10 +17,6 @@ from unittest import mock
 
 import redis
 
-import tasks
-import tasks.injection
-from config import RegistryUnavailableError
-from service.embedded_redis import EmbeddedRedis
 from tests.chaos.killer import SIGKILLS, WEIGHTS, Killer, sync_always
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
@@ -28,6 +24,10 @@ from tests.chaos.resumption import Resumption, resumptions, silences
 from tests.chaos.site import Site
 from tests.chaos.verdict import Flaw, ended, flaws, story
 from tests.chaos.workload import Plan, chosen
+from threadloom import tasks
+from threadloom.config import RegistryUnavailableError
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.tasks import injection
 
 #: conversations under way at any time
 IN_FLIGHT = 24
@@ -118,7 +118,7 @@ class Workload:
         payloads = [plan.message] * len(conversations)
         while not self._stopping.is_set():
             try:
-                with mock.patch.object(tasks.injection, "per_message", _all):
+                with mock.patch.object(injection, "per_message", _all):
                     tasks.inject_many(self._site.app, plan.to, payloads, ids=conversations)
             except RegistryUnavailableError:
                 time.sleep(_LOOK_S)  # they may be in or not: the same ids again are the same ones

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import redis
 
-import tasks
-from config.celery_settings import celery_url
-from routing.backends import SharedBackend
-from routing.backends.redis import SHARDS
 from tests.chaos.fleet import Fleet
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import Orders
 from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted
+from threadloom import tasks
+from threadloom.config.celery_settings import celery_url
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.backends.redis import SHARDS
 
 ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
 

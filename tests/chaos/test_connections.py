@@ -15,9 +15,6 @@ from typing import Any
 
 import pytest
 
-import tasks
-from service.embedded_redis import EmbeddedRedis
-from tasks.recovery import OVERTAKEN_BY_MS, SWEEP_S
 from tests.chaos.killer import QUEUE
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
@@ -25,6 +22,9 @@ from tests.chaos.site import Site
 from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import PLANS, Plan, ask
 from tests.harness import eventually
+from threadloom import tasks
+from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.tasks.recovery import OVERTAKEN_BY_MS, SWEEP_S
 
 #: seconds within which a conversation is over after its connection broke
 PATIENCE_S = 30.0
@@ -124,7 +124,7 @@ def wires(
 
 def script(name: str) -> bytes:
     """What names one of the registry's scripts on the wire."""
-    folder = files("routing.backends") / "lua"
+    folder = files("threadloom.routing.backends") / "lua"
     text = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
     return hashlib.sha1(text.encode()).hexdigest().encode()
 

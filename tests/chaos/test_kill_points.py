@@ -21,15 +21,15 @@ from unittest import mock
 import celery
 import pytest
 
-import tasks
-import tasks.injection
-from tasks.runtime import Point
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import HANDLING, Order
 from tests.chaos.site import Site
 from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import Plan, ask, buffer, sequence
 from tests.harness import eventually
+from threadloom import tasks
+from threadloom.tasks import injection
+from threadloom.tasks.runtime import Point
 
 #: seconds from the kill to the end of the conversation: what the issue promises
 WORST_S = 15.0
@@ -74,7 +74,7 @@ def shared(site: Site, conversation: str, plan: Plan) -> None:
     """With two others in one message, one of them before it."""
     before, behind = companions(conversation)
     payloads = [plan.message] * 3
-    with mock.patch.object(tasks.injection, "per_message", return_value=3):
+    with mock.patch.object(injection, "per_message", return_value=3):
         tasks.inject_many(site.app, plan.to, payloads, ids=[before, conversation, behind])
 
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-import tasks
-from routing.records import ConversationStatus, Ending
-from tasks.canvas import CONVERSATION, INJECTED
 from tests.chaos.fleet import Killable
 from tests.chaos.nursery import Nursery
 from tests.chaos.site import Site
 from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import PLANS
 from tests.harness import eventually
+from threadloom import tasks
+from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.tasks.canvas import CONVERSATION, INJECTED
 
 LEASE_MS = 1500
 

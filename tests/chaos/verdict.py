@@ -9,9 +9,9 @@ from typing import Any
 
 from celery import states
 
-from routing.records import ConversationStatus, Delivery, LogEntry
 from tests.chaos.site import Site, Step
 from tests.harness import eventually
+from threadloom.routing.records import ConversationStatus, Delivery, LogEntry
 
 LOST, TWICE, WRONG, STUCK = "lost", "settled twice", "wrong answer", "stuck"
 

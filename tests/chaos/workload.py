@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from primitives import BufferStart, SequenceStart
-from routing import XML, payload_type
 from tests.works import xml
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.routing import XML, payload_type
 
 #: what the listeners that take a number make of it
 VALUES = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import Celery
 
-OURS = ("config", "routing", "primitives", "tasks", "streams", "service", "tests")
+OURS = ("threadloom", "tests")
 QUEUE = "elsewhere"
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
 from tests.managers import running_manager
 from tests.stories import Bench, Story
+from threadloom.routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
 
 #: so short that a test can wait for it, and longer than the commands in between take
 GRACE_MS = 30

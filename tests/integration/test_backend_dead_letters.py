@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from routing.backends import MemoryBackend, SharedBackend
-from routing.backends.base import DEAD_LETTERS
-from routing.records import ConversationStatus, DeadLetter, Ending, Release, Skip
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, ids
+from threadloom.routing.backends import MemoryBackend, SharedBackend
+from threadloom.routing.backends.base import DEAD_LETTERS
+from threadloom.routing.records import ConversationStatus, DeadLetter, Ending, Release, Skip
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from routing.backends import SharedBackend
-from routing.errors import UnknownConversationError
-from routing.records import (
+from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.errors import UnknownConversationError
+from threadloom.routing.records import (
     Begun,
     Committed,
     ConversationStatus,
@@ -21,7 +22,6 @@ from routing.records import (
     Skip,
     Thread,
 )
-from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
 
 
 def at_once(times: int, work: Any) -> list[Any]:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from routing.records import (
+from tests.stories import DONE, SILENT, Bench, Story, ids, then
+from threadloom.routing.records import (
     Branch,
     ConversationStatus,
     Ending,
@@ -15,7 +16,6 @@ from routing.records import (
     StoredResult,
     Thread,
 )
-from tests.stories import DONE, SILENT, Bench, Story, ids, then
 
 NOTHING = Ending(ConversationStatus.COMPLETED, None)
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
-from routing.errors import UnknownThreadError
-from routing.records import (
+from tests.stories import KILLED, LONG_MS, SILENT, Story, then
+from threadloom.routing.backends import ManagerBackend, MemoryBackend, RedisBackend, SharedBackend
+from threadloom.routing.errors import UnknownThreadError
+from threadloom.routing.records import (
     Begun,
     Branch,
     ConversationStatus,
@@ -31,7 +32,6 @@ from routing.records import (
     JoinKind,
     Thread,
 )
-from tests.stories import KILLED, LONG_MS, SILENT, Story, then
 
 #: an expired lease or a live one; nothing in between depends on when exactly it is looked at
 SOON_OR_LATE = st.sampled_from([0, LONG_MS])

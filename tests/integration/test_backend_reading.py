@@ -12,10 +12,10 @@ from itertools import pairwise
 import pytest
 import redis
 
-from routing.backends import MemoryBackend, RedisBackend, SharedBackend
-from routing.errors import UnknownThreadError
-from routing.records import Branch, Conversation, ConversationStatus, Due, Thread
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
+from threadloom.routing.backends import MemoryBackend, RedisBackend, SharedBackend
+from threadloom.routing.errors import UnknownThreadError
+from threadloom.routing.records import Branch, Conversation, ConversationStatus, Due, Thread
 
 ODD_IDS = [
     "a|b|a|b",
@@ -360,7 +360,7 @@ def test_every_key_is_declared_and_of_one_slot(redis_client: redis.Redis) -> Non
 
 def test_scripts_use_nothing_newer_than_redis_6_2() -> None:
     """Commands as of 6.2 and no shebang flags: the embedded server may be that old."""
-    for file in (files("routing.backends") / "lua").iterdir():
+    for file in (files("threadloom.routing.backends") / "lua").iterdir():
         source = file.read_text()
         assert not source.startswith("#!")
         assert set(re.findall(r"redis\.call\('(\w+)'", source)) <= COMMANDS

@@ -13,13 +13,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config import RegistryUnavailableError
-from routing.backends import RedisBackend, SharedBackend, codec
-from routing.backends.base import MARGIN_MS
-from routing.records import ConversationStatus, Due, Ending, Release, Skip, Thread
-from service.embedded_redis import EmbeddedRedis
 from tests.harness import eventually
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.backends import RedisBackend, SharedBackend, codec
+from threadloom.routing.backends.base import MARGIN_MS
+from threadloom.routing.records import ConversationStatus, Due, Ending, Release, Skip, Thread
+from threadloom.service.embedded_redis import EmbeddedRedis
 
 # --- what is late ---------------------------------------------------------------------------
 

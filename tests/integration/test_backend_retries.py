@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from routing.backends import RedisBackend, SharedBackend
-from routing.records import Begun, ConversationStatus, Fenced, Frame, Skip
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
+from threadloom.routing.backends import RedisBackend, SharedBackend
+from threadloom.routing.records import Begun, ConversationStatus, Fenced, Frame, Skip
 
 
 def at_once(times: int, work: Any) -> list[Any]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from routing import UnknownConversationError
-from routing.backends import SharedBackend
-from routing.backends.base import ROOTS
-from routing.records import Frame, Refill, Run, Skip
 from tests.stories import DONE, LONG_MS, Bench, Story, committed, ids
+from threadloom.routing import UnknownConversationError
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.backends.base import ROOTS
+from threadloom.routing.records import Frame, Refill, Run, Skip
 
 
 def a_run(story: Story, *, within_s: float = 30.0, lanes: int = 0) -> Run:

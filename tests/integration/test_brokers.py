@@ -16,10 +16,6 @@ from pathlib import Path
 import pytest
 from kombu import Queue
 
-import tasks
-from config.celery_settings import is_rabbitmq
-from tasks.publisher import Publisher
-from tasks.recovery import LOST_AFTER_MS, sweep
 from tests.broker_plant import (
     PATIENCE_S,
     WORK,
@@ -34,6 +30,10 @@ from tests.broker_plant import redis_broker as own_redis
 from tests.desk import close_app, plain_app
 from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, eventually, on_broker
 from tests.rabbit import Rabbit
+from threadloom import tasks
+from threadloom.config.celery_settings import is_rabbitmq
+from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.recovery import LOST_AFTER_MS, sweep
 
 pytest_plugins = ["tests.broker_fixtures"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from primitives import BufferStart
-from routing import XML, ConversationError, UnknownResultsError
 from tests.desk import plain_app, waiting
 from tests.harness import WAIT_S
 from tests.works import Works, as_xml, fields_of, jobs, text_of, texts, xml
+from threadloom.primitives import BufferStart
+from threadloom.routing import XML, ConversationError, UnknownResultsError
 
 pytest_plugins = ["tests.works_fixtures"]
 
@@ -434,7 +434,7 @@ def test_an_agent_reads_small_results_the_same_way(works: Works) -> None:
 
 
 def test_an_injector_reads_large_results_by_its_conversation(works: Works) -> None:
-    """`tasks.read_results` needs the conversation's id: with another one there is nothing."""
+    """`threadloom.read_results` needs the conversation's id: with another one there is nothing."""
     items = jobs(*[("fill", "30000")] * 4)
     answer = works.buffer("worker", items)
     assert re.fullmatch(r'<results ref="[0-9a-f-]{36}" total="4"></results>', answer["results"])

@@ -11,11 +11,11 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple
 
-from primitives import BufferStart, SequenceStart
-from routing.records import Delivery
 from tests.harness import WAIT_S, eventually
 from tests.wire import events_of
 from tests.works import Works, as_xml, fields_of, jobs, text_of, texts, xml
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.routing.records import Delivery
 
 pytest_plugins = ["tests.works_fixtures"]
 

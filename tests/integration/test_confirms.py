@@ -10,8 +10,8 @@ import pytest
 from amqp.exceptions import MessageNacked
 from kombu import Connection, Producer, Queue
 
-from tasks.confirms import confirmed_together
 from tests.rabbit import Rabbit
+from threadloom.tasks.confirms import confirmed_together
 
 pytest_plugins = ["tests.broker_fixtures"]
 pytestmark = pytest.mark.rabbitmq

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from celery import Celery, chain, signature
 
-import tasks
-from primitives import BufferStart
-from routing.backends import RedisBackend
 from tests.desk import close_app, plain_app
 from tests.harness import ORGANISMS, Deployment, eventually
 from tests.mill import Mill, error_of, value_of
 from tests.stories import DONE, Story
 from tests.works import texts
+from threadloom import tasks
+from threadloom.primitives import BufferStart
+from threadloom.routing.backends import RedisBackend
 
 pytest_plugins = ["tests.mill_fixtures"]
 

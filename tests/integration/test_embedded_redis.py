@@ -19,8 +19,8 @@ import pytest
 import redis
 from celery import Celery
 
-from service.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from service.redis_binary import RedisServerNotFoundError, find_redis_server
+from threadloom.service.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWNER = """
 import sys
 from pathlib import Path
-from service.embedded_redis import EmbeddedRedis
+from threadloom.service.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1])) as server:
     print(server.pid, server.owns_server, flush=True)
     sys.stdin.read()

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from routing import ConversationError
-from routing.faults import (
+from tests.desk import Story, failed, told
+from tests.harness import WAIT_S, Deployment
+from threadloom.routing import ConversationError
+from threadloom.routing.faults import (
     Huh,
     handler_fault,
     limit_fault,
     routing_fault,
     timeout_fault,
 )
-from tests.desk import Story, failed, told
-from tests.harness import WAIT_S, Deployment
 
 pytest_plugins = ["tests.desk_fixtures"]
 pytestmark = pytest.mark.both_brokers

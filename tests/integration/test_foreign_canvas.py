@@ -16,10 +16,10 @@ from celery import Celery, chain, chord, group, signature
 from celery.canvas import Signature
 from celery.exceptions import ChordError
 
-from routing import ConversationError
 from tests.desk import Story, close_app, plain_app, settled
 from tests.elsewhere import Elsewhere
 from tests.harness import WAIT_S, Deployment, eventually
+from threadloom.routing import ConversationError
 
 pytest_plugins = ["tests.desk_fixtures"]
 pytestmark = pytest.mark.both_brokers

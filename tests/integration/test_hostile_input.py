@@ -14,9 +14,9 @@ import psutil
 import pytest
 from celery import Celery
 
-from routing import ConversationError
 from tests.desk import Story, close_app, plain_app, told
 from tests.harness import WAIT_S, Deployment, eventually
+from threadloom.routing import ConversationError
 
 pytest_plugins = ["tests.desk_fixtures"]
 

@@ -1,4 +1,4 @@
-"""Starting conversations with `tasks.inject`, and answering those that wait for a person."""
+"""Starting conversations with `threadloom.inject`, and answering those that wait for a person."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import redis
 
-import tasks
-from routing import XML, ConversationError
-from routing.errors import InvalidEnvelopeError, UnknownConversationError
 from tests.desk import Story, close_app, plain_app, told
 from tests.harness import ORGANISMS, WAIT_S, Deployment, eventually
+from threadloom import tasks
+from threadloom.routing import XML, ConversationError
+from threadloom.routing.errors import InvalidEnvelopeError, UnknownConversationError
 
 pytest_plugins = ["tests.desk_fixtures"]
 pytestmark = pytest.mark.both_brokers

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from routing.records import ConversationStatus
 from tests.desk import Story, close_app, plain_app, settled, told
 from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, deployed, eventually
 from tests.wire import listening
+from threadloom.routing.records import ConversationStatus
 
 pytest_plugins = ["tests.broker_fixtures"]
 

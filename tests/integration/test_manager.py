@@ -26,19 +26,24 @@ from typing import Any
 import psutil
 import pytest
 
-from config import ConfigurationError, OrganismConfig, RegistryUnavailableError, load_mapping
-from routing.backends import ManagerBackend, SharedBackend, connect
-from routing.backends.manager import Door, _connection
-from routing.backends.manager_server import METHODS, TAKEN
 from tests.harness import ROOT, WAIT_S, eventually
 from tests.managers import RunningManager, running_manager, start_manager
 from tests.stories import DONE, Story
+from threadloom.config import (
+    ConfigurationError,
+    OrganismConfig,
+    RegistryUnavailableError,
+    load_mapping,
+)
+from threadloom.routing.backends import ManagerBackend, SharedBackend, connect
+from threadloom.routing.backends.manager import Door, _connection
+from threadloom.routing.backends.manager_server import METHODS, TAKEN
 
 #: another process's part in a conversation: run the delivery `d1` and reply
 _ELSEWHERE = """
 import sys
 from pathlib import Path
-from routing.backends import ManagerBackend
+from threadloom.routing.backends import ManagerBackend
 from tests.stories import DONE, Story
 story = Story(ManagerBackend(Path(sys.argv[1]), organism="desk"), id=sys.argv[2], owner="elsewhere")
 called = story.begin("d1")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from primitives import BufferStart, SequenceStart
 from tests.harness import WAIT_S
 from tests.works import Works, as_xml, fields_of, jobs, text_of, texts, xml
+from threadloom.primitives import BufferStart, SequenceStart
 
 pytest_plugins = ["tests.works_fixtures"]
 pytestmark = pytest.mark.both_brokers

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from routing.backends import MemoryBackend, RedisBackend, SharedBackend
-from routing.records import ConversationStatus, Release, Skip
 from tests.arithmetic import FAILED, INPUT, ORGANISM, SILENT, TASKS, Expected, Number, expected
 from tests.arithmetic import Work as Task
 from tests.plant import Plant, Run
 from tests.stories import KILLED, LONG_MS
+from threadloom.routing.backends import MemoryBackend, RedisBackend, SharedBackend
+from threadloom.routing.records import ConversationStatus, Release, Skip
 
 _organisms = itertools.count()
 _GRACES = {"publish_grace_ms": 0, "begin_grace_ms": 0}

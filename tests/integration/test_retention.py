@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from benchmarks.soak import soak
-from primitives import BUFFER, SEQUENCE, BufferStart, SequenceStart
-from routing import XML, ConversationError
 from tests.desk import settled
 from tests.harness import ORGANISMS, WAIT_S, Deployment, eventually
+from threadloom.primitives import BUFFER, SEQUENCE, BufferStart, SequenceStart
+from threadloom.routing import XML, ConversationError
 
 ADD = XML("<Add><a>1</a><b>2</b></Add>")
 #: s after which conversations and results may go

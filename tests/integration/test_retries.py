@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-import tasks
-from primitives import BufferStart, SequenceStart
-from tasks.recovery import SWEEP_S
 from tests.desk import close_app, plain_app
 from tests.harness import WAIT_S, Deployment, eventually
 from tests.mill import Mill, error_of, value_of
 from tests.works import texts
+from threadloom import tasks
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.tasks.recovery import SWEEP_S
 
 pytest_plugins = ["tests.mill_fixtures"]
 
@@ -104,7 +104,7 @@ def test_any_transient_error_counts(mill: Mill) -> None:
     assert value_of(asked)["run"] == 3
     notes = [e.detail["text"] for e in mill.log(asked.id) if e.event == "retry"]
     assert [note.partition(": ")[2] for note in notes] == [
-        "config.errors.RegistryUnavailableError: under the doormat"
+        "threadloom.config.errors.RegistryUnavailableError: under the doormat"
     ] * 2
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from primitives import BufferStart, SequenceStart
-from routing import InvalidEnvelopeError
 from tests.desk import plain_app
 from tests.harness import WAIT_S
 from tests.works import Works, as_xml, fields_of, text_of, texts, xml
+from threadloom.primitives import BufferStart, SequenceStart
+from threadloom.routing import InvalidEnvelopeError
 
 pytest_plugins = ["tests.works_fixtures"]
 pytestmark = pytest.mark.both_brokers

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from routing.backends import SharedBackend
-from routing.errors import UnknownThreadError
-from routing.records import Branch, Skip, Thread
-from routing.threads import ThreadRegistry
 from tests.stories import Bench, Story
+from threadloom.routing.backends import SharedBackend
+from threadloom.routing.errors import UnknownThreadError
+from threadloom.routing.records import Branch, Skip, Thread
+from threadloom.routing.threads import ThreadRegistry
 
 ODD_NAMES = ("con.sole", "a|b", 'quote"\\', "{0}:t", "ünï ☃", "", "a.b.c", "1")
 

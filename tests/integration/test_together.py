@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import tasks
-from routing import ConversationError
-from tasks.canvas import TOGETHER
 from tests.desk import Story, settled
 from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, adjusted, deployed, eventually
 from tests.wire import Wire, events_of, listening
+from threadloom import tasks
+from threadloom.routing import ConversationError
+from threadloom.tasks.canvas import TOGETHER
 
 pytest_plugins = ["tests.broker_fixtures"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from config import ConfigurationError, OrganismConfig
-from config.celery_settings import FIXED, celery_settings, is_rabbitmq
-from config.loader import load_mapping
+from threadloom.config import ConfigurationError, OrganismConfig
+from threadloom.config.celery_settings import FIXED, celery_settings, is_rabbitmq
+from threadloom.config.loader import load_mapping
 
 REDIS_URL = "redis://registry:6380/1"
 AMQP_URL = "amqp://mq//"

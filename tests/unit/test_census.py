@@ -36,8 +36,8 @@ from examples.census.messages import (
     Totals,
 )
 from examples.census.treemap import Box, squarify
-from primitives import BufferComplete
-from routing import (
+from threadloom.primitives import BufferComplete
+from threadloom.routing import (
     XML,
     BufferItem,
     ContextSlot,
@@ -46,7 +46,7 @@ from routing import (
     UnknownResultsError,
     payload_type,
 )
-from routing.envelope import build_envelope
+from threadloom.routing.envelope import build_envelope
 
 META = HandlerMetadata(
     thread_id="t", from_id="census.director", own_name=None, is_self_call=False,

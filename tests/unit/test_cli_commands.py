@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import tasks
-from config import RegistryUnavailableError
-from routing.records import ConversationStatus, Ending
-from service.commands import run
 from tests.harness import ORGANISMS
+from threadloom import tasks
+from threadloom.config import RegistryUnavailableError
+from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.service.commands import run
 
 SHOP = ORGANISMS / "shop" / "organism.yaml"
 
@@ -161,7 +161,7 @@ def test_an_unexpected_error_keeps_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.commands.threads.running_registry", broken)
+    monkeypatch.setattr("threadloom.service.commands.threads.running_registry", broken)
     with pytest.raises(ZeroDivisionError):
         shop("threads")
 
@@ -239,7 +239,7 @@ def test_a_registry_lost_while_waiting_is_told(
     def lost(*_: object, **__: object) -> None:
         raise RegistryUnavailableError("gone")
 
-    monkeypatch.setattr("routing.backends.RedisBackend.conversation", lost)
+    monkeypatch.setattr("threadloom.routing.backends.RedisBackend.conversation", lost)
     done = shop("send", "till", '{"pieces": 1}', "--wait")
     assert (done.status, "Redis does not answer: gone" in done.err) == (4, True)
 

@@ -13,10 +13,17 @@ from lxml import etree
 from msgspec.structs import replace
 from rich.console import Console
 
-from routing.envelope import build_envelope
-from routing.records import Branch, Conversation, ConversationStatus, Delivery, LogEntry, Thread
-from service.commands.thread import Story, print_story
-from service.display import counted, duration, element_text, ending_text, one_line, plain
+from threadloom.routing.envelope import build_envelope
+from threadloom.routing.records import (
+    Branch,
+    Conversation,
+    ConversationStatus,
+    Delivery,
+    LogEntry,
+    Thread,
+)
+from threadloom.service.commands.thread import Story, print_story
+from threadloom.service.display import counted, duration, element_text, ending_text, one_line, plain
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import config
-from config import ConfigurationError, import_dotted, make_importable, place
-from config.dotted import Importer, dotted_fault
+from threadloom import config
+from threadloom.config import ConfigurationError, import_dotted, make_importable, place
+from threadloom.config.dotted import Importer, dotted_fault
 
 _numbers = itertools.count()
 Module = Callable[[str], str]
@@ -68,7 +68,7 @@ def test_the_object_is_returned_even_from_inside_a_class(module: Module) -> None
     name = module("def f(): ...\nclass A:\n    class B: ...\nNONE = None\n")
     assert import_dotted(f"{name}.A.B") is import_dotted(f"{name}.A").B  # type: ignore[attr-defined]
     assert import_dotted(f"{name}.NONE") is None
-    assert import_dotted("config.errors.Problem") is config.Problem
+    assert import_dotted("threadloom.config.errors.Problem") is config.Problem
 
 
 @pytest.mark.parametrize(

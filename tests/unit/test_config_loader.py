@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import config
-from config import ConfigurationError, Problem
+from threadloom import config
+from threadloom.config import ConfigurationError, Problem
 
 DESK = """
 class Add: ...

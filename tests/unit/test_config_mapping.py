@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import config
-from config import ConfigurationError, OrganismConfig
-from config.yaml_text import parse
+from threadloom import config
+from threadloom.config import ConfigurationError, OrganismConfig
+from threadloom.config.yaml_text import parse
 
 
 def minimal(**keys: object) -> dict[str, object]:
     listener = {
         "name": "a",
-        "payload_class": "config.Problem",
+        "payload_class": "threadloom.config.Problem",
         "handler": "operator.eq",
         "description": "x",
     }

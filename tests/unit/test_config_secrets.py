@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import config
-from config import ConfigurationError, Settings
-from config.secrets import EnvironmentText, expand, masked, shown
+from threadloom import config
+from threadloom.config import ConfigurationError, Settings
+from threadloom.config.secrets import EnvironmentText, expand, masked, shown
 
 ENVIRON = {"PW": "hunter2", "HOST": "cache", "EMPTY": "", "ODD": "a}b${PW}"}
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from routing import envelope as envelope_module
-from routing.envelope import (
+from threadloom.routing import envelope as envelope_module
+from threadloom.routing.envelope import (
     CORE_NAMESPACE,
     NAMESPACE,
     build_envelope,
@@ -19,8 +19,8 @@ from routing.envelope import (
     parse_envelope,
     parse_xml,
 )
-from routing.errors import InvalidEnvelopeError
-from routing.markup import (
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.markup import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_NAMESPACES,

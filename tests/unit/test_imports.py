@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from types import ModuleType
 
 import pytest
 
+import threadloom
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = ROOT / "pyproject.toml"
-PACKAGES: list[str] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"][
-    "root_packages"
-]
+LAYERS: list[str] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"][
+    "contracts"
+][0]["layers"]
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -39,10 +42,10 @@ def test_imports_run_from_the_top_to_the_ground() -> None:
 @pytest.mark.parametrize(
     ("package", "statement"),
     [
-        ("config", "import routing"),
-        ("routing", "import primitives"),
-        ("primitives", "import tasks"),
-        ("tasks", "import service"),
+        ("config", "import threadloom.routing"),
+        ("routing", "from threadloom import primitives"),
+        ("primitives", "from threadloom.tasks import app"),
+        ("tasks", "import threadloom.service"),
         ("routing", "from celery import chain"),
         ("primitives", "import kombu"),
     ],
@@ -51,16 +54,17 @@ def test_an_import_against_the_direction_is_seen(
     tmp_path: Path, package: str, statement: str
 ) -> None:
     """The contracts do bite: a miniature of the project with one wrong import fails them."""
-    for name in PACKAGES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("")
-    (tmp_path / package / "culprit.py").write_text(f"{statement}\n")
+    for name in ["threadloom", *LAYERS]:
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    (tmp_path / "threadloom" / package / "culprit.py").write_text(f"{statement}\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{package}.culprit" in done.stdout
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_all_names_what_is_really_there(name: str) -> None:
     """`__all__` lists every public name of the package once, and nothing else.
 
@@ -78,3 +82,54 @@ def test_all_names_what_is_really_there(name: str) -> None:
     assert len(set(listed)) == len(listed), "a name stands twice"
     assert there - set(listed) == set(), "public, but not listed"
     assert [each for each in listed if not hasattr(package, each)] == [], "listed, but not there"
+
+
+def test_the_public_face_is_what_it_says() -> None:
+    """`__all__`, the homes of its names and the imports that type checkers read are alike."""
+    homes = {name: home for home, names in threadloom._HOMES.items() for name in names.split()}
+    tree = ast.parse((ROOT / "threadloom" / "__init__.py").read_text(encoding="utf-8"))
+    [guarded] = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.name: str(node.module)
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == {name: f"threadloom.{home}" for name, home in homes.items()}
+    assert threadloom.__all__ == list(dict.fromkeys(threadloom.__all__)), "a name stands twice"
+    assert set(threadloom.__all__) == set(homes)
+    for name in threadloom.__all__:
+        assert getattr(threadloom, name) is not None
+
+
+def test_a_module_of_payloads_loads_neither_celery_nor_the_service() -> None:
+    """What handlers and payloads import is light: a web process may import them, too."""
+    program = (
+        "import sys; from threadloom import payload, HandlerMetadata, HandlerResponse, XML\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('celery', 'kombu', 'typer')])\n"
+        "ours = ('threadloom.tasks', 'threadloom.service')\n"
+        "print([m for m in sys.modules if m.startswith(ours)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n") == ["[]", "[]", ""]
+
+
+def test_no_module_goes_by_two_names() -> None:
+    """The checkout's folders can be imported as `tasks` from its root; nothing of ours does so.
+
+    ruff's banned-api refuses it in code. Here all of it is loaded, and no top-level name of a
+    folder came with it.
+    """
+    program = (
+        "import pkgutil, importlib, sys, threadloom\n"
+        "for m in pkgutil.walk_packages(threadloom.__path__, 'threadloom.'):\n"
+        "    m.name.endswith('__main__') or importlib.import_module(m.name)\n"
+        "folders = {'config', 'routing', 'primitives', 'tasks', 'service', 'streams'}\n"
+        "print(sorted(folders & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

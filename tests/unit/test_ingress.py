@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from routing.envelope import CORE_NAMESPACE, NAMESPACE, build_envelope
-from routing.errors import InvalidEnvelopeError
-from routing.faults import Huh, SystemError, routing_fault
-from routing.ingress import ENVELOPE_BYTES, STEPS, Gate, from_outside, from_registry
-from routing.payload import XML, PayloadType, payload, payload_type
+from threadloom.routing.envelope import CORE_NAMESPACE, NAMESPACE, build_envelope
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.faults import Huh, SystemError, routing_fault
+from threadloom.routing.ingress import ENVELOPE_BYTES, STEPS, Gate, from_outside, from_registry
+from threadloom.routing.payload import XML, PayloadType, payload, payload_type
 
 
 @payload

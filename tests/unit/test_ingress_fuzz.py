@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from routing.envelope import NAMESPACE, build_envelope, canonical
-from routing.errors import InvalidEnvelopeError
-from routing.faults import Huh
-from routing.ingress import Gate, from_outside, from_registry
-from routing.payload import XML, payload, payload_type
+from threadloom.routing.envelope import NAMESPACE, build_envelope, canonical
+from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.faults import Huh
+from threadloom.routing.ingress import Gate, from_outside, from_registry
+from threadloom.routing.payload import XML, payload, payload_type
 
 
 @payload

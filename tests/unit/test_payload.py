@@ -14,9 +14,9 @@ from typing import Any, Literal, Optional
 import pytest
 from lxml import etree
 
-from routing.envelope import canonical, parse_xml
-from routing.errors import InvalidPayloadError, PayloadDefinitionError
-from routing.payload import XML, payload, payload_type
+from threadloom.routing.envelope import canonical, parse_xml
+from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
+from threadloom.routing.payload import XML, payload, payload_type
 
 
 class Colour(Enum):

@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from routing import faults
-from routing.faults import MAX_ATTEMPT_BYTES, MAX_ERROR_CHARS, Huh
-from routing.payload import payload_type
+from threadloom.routing import faults
+from threadloom.routing.faults import MAX_ATTEMPT_BYTES, MAX_ERROR_CHARS, Huh
+from threadloom.routing.payload import payload_type
 
 CYCLE: list[object] = []
 CYCLE.append(CYCLE)

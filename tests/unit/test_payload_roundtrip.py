@@ -14,9 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.envelope import NAMESPACE, build_envelope, canonical, parse_envelope, parse_xml
-from routing.markup import ILLEGAL_CHARACTER
-from routing.payload import XML, payload, payload_type
+from threadloom.routing.envelope import (
+    NAMESPACE,
+    build_envelope,
+    canonical,
+    parse_envelope,
+    parse_xml,
+)
+from threadloom.routing.markup import ILLEGAL_CHARACTER
+from threadloom.routing.payload import XML, payload, payload_type
 
 
 class Suit(Enum):

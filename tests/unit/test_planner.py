@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from routing import XML, HandlerResponse, payload
-from routing.actions import Action, Fault, read_return
-from routing.envelope import parse_envelope
-from routing.faults import handler_fault, timeout_fault
-from routing.organism import Listener, Organism
-from routing.payload import payload_type
-from routing.planner import plan
-from routing.records import ConversationStatus, Delivery, Frame, Thread, Transition
+from threadloom.routing import XML, HandlerResponse, payload
+from threadloom.routing.actions import Action, Fault, read_return
+from threadloom.routing.envelope import parse_envelope
+from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.routing.organism import Listener, Organism
+from threadloom.routing.payload import payload_type
+from threadloom.routing.planner import plan
+from threadloom.routing.records import ConversationStatus, Delivery, Frame, Thread, Transition
 
 
 @payload

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from primitives.policy import thresholds
+from threadloom.primitives.policy import thresholds
 
 
 @pytest.mark.parametrize(

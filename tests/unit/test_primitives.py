@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from primitives import (
+from tests.stories import Story
+from threadloom.primitives import (
     SYSTEM_LISTENERS,
     BufferComplete,
     BufferError,
@@ -23,16 +24,22 @@ from primitives import (
     SequenceStart,
     SystemCall,
 )
-from primitives.buffer import BATCH, buffer, results_element
-from primitives.sequence import sequence
-from routing import XML, BufferItem, HandlerResponse, Listener, Organism, UnknownResultsError
-from routing.actions import FanOut, Fault, Forward, JoinSettled, Supply
-from routing.backends import MemoryBackend
-from routing.payload import payload_type
-from routing.planner import plan
-from routing.records import Branch, Delivery, Frame, JoinKind, StoredResult, Thread
-from routing.results import MISSING, StoredItems, StoredResults, items_of
-from tests.stories import Story
+from threadloom.primitives.buffer import BATCH, buffer, results_element
+from threadloom.primitives.sequence import sequence
+from threadloom.routing import (
+    XML,
+    BufferItem,
+    HandlerResponse,
+    Listener,
+    Organism,
+    UnknownResultsError,
+)
+from threadloom.routing.actions import FanOut, Fault, Forward, JoinSettled, Supply
+from threadloom.routing.backends import MemoryBackend
+from threadloom.routing.payload import payload_type
+from threadloom.routing.planner import plan
+from threadloom.routing.records import Branch, Delivery, Frame, JoinKind, StoredResult, Thread
+from threadloom.routing.results import MISSING, StoredItems, StoredResults, items_of
 
 PART = XML("<Part><name>bolt</name></Part>")
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import TransientError
-from routing import RetryLater
-from routing.retry import LONGEST_MS, backoff_ms
+from threadloom.config import TransientError
+from threadloom.routing import RetryLater
+from threadloom.routing.retry import LONGEST_MS, backoff_ms
 
 BASES_S = st.floats(min_value=0, max_value=1e6)
 FAILURES = st.integers(min_value=1, max_value=10_000)

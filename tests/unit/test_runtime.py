@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from routing import Organism
-from routing.backends import MemoryBackend
-from tasks.overtime import OvertimeBoard
-from tasks.runtime import LEAST_LANES, UNKNOWN_LANES, Runtime, new_id
+from threadloom.routing import Organism
+from threadloom.routing.backends import MemoryBackend
+from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.runtime import LEAST_LANES, UNKNOWN_LANES, Runtime, new_id
 
 
 def test_an_id_is_a_random_uuid() -> None:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 from lxml import etree
 
-from routing.envelope import parse_xml
-from routing.errors import PayloadDefinitionError
-from routing.payload import XML, payload, payload_type
+from threadloom.routing.envelope import parse_xml
+from threadloom.routing.errors import PayloadDefinitionError
+from threadloom.routing.payload import XML, payload, payload_type
 
 
 class Colour(Enum):

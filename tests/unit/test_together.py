@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from celery import Celery
 
-from routing.organism import Listener, Organism
-from tasks.injection import Results
-from tasks.together import MOST, per_message
+from threadloom.routing.organism import Listener, Organism
+from threadloom.tasks.injection import Results
+from threadloom.tasks.together import MOST, per_message
 
 LISTENER = Listener("desk", lambda *_: None, {}, "Takes anything.")
 ORGANISM = Organism("office", {"desk": LISTENER})

@@ -12,10 +12,10 @@ from typing import Any
 
 import redis
 
-from primitives import BufferComplete, BufferStart, SequenceComplete, SequenceStart
-from routing import XML, HandlerMetadata, HandlerResponse, payload, payload_type
 from tests.chaos.hooks import working
 from tests.recording import record
+from threadloom import BufferComplete, BufferStart, SequenceComplete, SequenceStart
+from threadloom.routing import XML, HandlerMetadata, HandlerResponse, payload, payload_type
 
 #: seconds each run takes at least
 WORK_S = 0.03

@@ -14,8 +14,8 @@ from typing import Any
 
 from desk_handlers import Ask
 
-from routing import HandlerMetadata, HandlerResponse
 from tests.recording import record
+from threadloom import HandlerMetadata, HandlerResponse
 
 #: longer than any test waits
 _FOR_EVER_S = 600.0

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing import XML, HandlerMetadata, HandlerResponse, payload
 from tests.recording import record
+from threadloom import XML, HandlerMetadata, HandlerResponse, payload
 
 Replies = HandlerResponse | list[HandlerResponse] | None
 

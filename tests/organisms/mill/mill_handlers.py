@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config import RegistryUnavailableError
-from routing import XML, HandlerMetadata, HandlerResponse, RetryLater, payload, payload_type
 from tests.recording import record
+from threadloom import RegistryUnavailableError
+from threadloom.routing import (
+    XML,
+    HandlerMetadata,
+    HandlerResponse,
+    RetryLater,
+    payload,
+    payload_type,
+)
 
 #: longer than any test waits
 _FOR_EVER_S = 600.0

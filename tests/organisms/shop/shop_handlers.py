@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from routing import HandlerMetadata, HandlerResponse, payload
+from threadloom import HandlerMetadata, HandlerResponse, payload
 
 #: what a terminal or rich would act upon, were it not shown as text
 HOSTILE = "[bold]50%[/bold] off \x9b31m\u202e<&>"

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from celery import current_task
 
-from primitives import BufferComplete, BufferStart
-from routing import HandlerMetadata, HandlerResponse, payload
 from tests.recording import record
+from threadloom import BufferComplete, BufferStart, HandlerMetadata, HandlerResponse, payload
 
 
 @payload

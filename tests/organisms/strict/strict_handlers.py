@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import current_task
 
-from routing import HandlerMetadata, HandlerResponse, payload
 from tests.recording import record
+from threadloom import HandlerMetadata, HandlerResponse, payload
 
 
 @payload

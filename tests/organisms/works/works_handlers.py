@@ -10,7 +10,8 @@ from typing import Any
 
 import redis
 
-from primitives import (
+from tests.recording import record
+from threadloom import (
     BufferComplete,
     BufferError,
     BufferStart,
@@ -18,7 +19,7 @@ from primitives import (
     SequenceError,
     SequenceStart,
 )
-from routing import (
+from threadloom.routing import (
     XML,
     HandlerMetadata,
     HandlerResponse,
@@ -27,7 +28,6 @@ from routing import (
     payload,
     payload_type,
 )
-from tests.recording import record
 
 #: how long a handler waits for its gate before it gives up; longer than any test waits
 _GATE_S = 15
