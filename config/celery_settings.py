@@ -1,6 +1,8 @@
 """The Celery settings an organism runs with, and why each is what it is.
 
-The file's `celery` section wins over these, except for what correctness stands on.
+The file's `celery` section wins over these. What delivery stands on is not among them: late
+acknowledgement, rejection on loss, time limits and the serializer are set on the listeners'
+tasks (`tasks.listener`), so that other tasks of the same app behave as Celery documents them.
 """
 
 from __future__ import annotations
@@ -12,21 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.models import OrganismConfig
 
-#: Celery's own default queue, so that a plain `send_task` from any app finds the listeners
-DEFAULT_QUEUE = "celery"
 #: how Celery's URLs call RabbitMQ
 _AMQP_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq")
 
-#: what the delivery protocol stands on: an organism file may not change these
+#: what an organism file may not change
 FIXED: Mapping[str, Any] = {
-    # A message is acknowledged after its delivery is committed, so a crash redelivers it …
-    "task_acks_late": True,
-    # … also when only the pool child died and the main process lives to tell.
-    "task_reject_on_worker_lost": True,
-    # Nothing that arrives is ever unpickled.
-    "task_serializer": "json",
-    "result_serializer": "json",
-    "accept_content": ["json"],
     # Tasks run in workers, whatever a test setting says: eager mode has no broker to lose.
     "task_always_eager": False,
 }
@@ -35,7 +27,6 @@ FIXED: Mapping[str, Any] = {
 HIGHEST_PRIORITY = 9
 
 DEFAULTS: Mapping[str, Any] = {
-    "task_default_queue": DEFAULT_QUEUE,
     # As many messages as processes, those that run included, since they are acknowledged late: a
     # long handler must not sit on messages that another worker has a free process for.
     "worker_prefetch_multiplier": 1,
@@ -49,8 +40,6 @@ DEFAULTS: Mapping[str, Any] = {
     # has not acknowledged for 30 minutes (`consumer_timeout`), which a long handler may take, and
     # a Redis may be out of memory or a replica for a while.
     "broker_channel_error_retry": True,
-    # Celery's own ends the worker when the broker goes away in the middle of something.
-    "worker_consumer": "threadloom.tasks.consumer:PatientConsumer",
     # Handlers that run when a connection breaks go on: their commit does not need the broker.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Only the injected task has a result, and whoever injected it reads it within a day.
@@ -72,16 +61,6 @@ ON_REDIS: Mapping[str, Any] = {
     # redis-py replaces a connection that has broken by itself.
     "task_publish_retry_policy": {"max_retries": 0},
     "broker_transport_options": {
-        # Seconds after which Redis hands an unacknowledged message out again. The registry
-        # recovers what it knows within seconds; this is for a plain `send_task` whose worker
-        # died before it began. Celery's hour is for tasks that must not run twice: what is
-        # handed out again here, while its handler still works, is skipped.
-        "visibility_timeout": 60,
-        # Look for such messages every 5 s, not every 100, and not 300 s after a worker died
-        # looking.
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 10,
         # Without these a publisher waits for ever for a server whose machine is gone …
         "socket_timeout": _SILENCE_S,
         "socket_connect_timeout": 5,
@@ -117,14 +96,11 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
     broker is named anywhere, or when the file changes a setting that delivery stands on.
     """
     given = config.organism.celery.to_dict()
-    changed = [name for name in FIXED if name in given and given[name] != FIXED[name]]
-    if changed:
+    problems = setting_faults(given)
+    if problems:
         raise ConfigurationError(
             config.source,
-            [
-                Problem(f"organism.celery.{name}", f"has to stay {FIXED[name]!r}; remove it")
-                for name in changed
-            ],
+            [Problem(f"organism.celery.{name}", message) for name, message in problems],
         )
     url = registry_url(config, redis_url=redis_url, required="broker_url" not in given)
     urls = {"broker_url": celery_url(url), "result_backend": celery_url(url)} if url else {}
@@ -138,14 +114,31 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
         **broker["broker_transport_options"],
         **given.get("broker_transport_options", {}),
     }
-    return {**DEFAULTS, **broker, **urls, **given, "broker_transport_options": options, **FIXED}
+    own_queue = {"task_default_queue": config.organism.queue or config.organism.name}
+    settings = {**DEFAULTS, **own_queue, **broker, **urls, **given, **FIXED}
+    return {**settings, "broker_transport_options": options}
+
+
+def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings that no organism can run with, each with what to do about it."""
+    faults = [
+        (name, f"has to stay {value!r}; remove it")
+        for name, value in FIXED.items()
+        if settings.get(name, value) != value
+    ]
+    accepted = settings.get("accept_content")
+    if accepted is not None and not {"json", "application/json"} & set(accepted):
+        faults.append(("accept_content", "has to contain 'json', the form of listeners' messages"))
+    if settings.get("task_protocol", 2) != 2:
+        faults.append(("task_protocol", "has to stay 2, which carries a message's headers"))
+    return faults
 
 
 def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mapping[str, Any]:
     """What the kind of broker asks for."""
     if not is_rabbitmq(url):
-        # Our own lists of what is unacknowledged: in shared ones our workers would hand out the
-        # messages of other apps' long tasks after our visibility timeout.
+        # Lists of our own of what is unacknowledged: in shared ones the workers of another app
+        # would hand our messages out again after a visibility timeout of theirs.
         section = config.organism
         prefix = f"{section.backend.redis_prefix}{section.name}:unacked"
         own = {
@@ -155,11 +148,7 @@ def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mappin
         }
         options = {**ON_REDIS["broker_transport_options"], **own}
         return {**ON_REDIS, "broker_transport_options": options}
-    if config.organism.thread_scheduling != "depth-first":
-        return ON_RABBITMQ
-    # RabbitMQ knows priorities only in queues that were declared with them, and takes the same
-    # queue without for another one: every app that sends here needs this setting too.
-    return {**ON_RABBITMQ, "task_queue_max_priority": HIGHEST_PRIORITY}
+    return ON_RABBITMQ
 
 
 def is_rabbitmq(url: str | Sequence[str]) -> bool:
@@ -194,3 +183,21 @@ def celery_url(redis_url: str) -> str:
         return redis_url
     db = parse_qs(parts.query).get("db", ["0"])[0]
     return f"redis+socket://{parts.path}?virtual_host={db}"
+
+
+def registry_url_of(settings: Mapping[str, Any]) -> str | None:
+    """The Redis of an app's own settings, in redis-py's form: its broker, else its results.
+
+    None if neither is a single Redis server.
+    """
+    for name in ("broker_url", "result_backend"):
+        url = settings.get(name)
+        if not isinstance(url, str) or ";" in url:
+            continue
+        parts = urlsplit(url)
+        if parts.scheme in ("redis", "rediss"):
+            return url
+        if parts.scheme == "redis+socket":
+            db = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+            return f"unix://{parts.path}?db={db}"
+    return None

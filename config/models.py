@@ -101,6 +101,8 @@ class OrganismSection(_Section):
     """The deployment as a whole."""
 
     name: Annotated[Text, AfterValidator(fields.organism_name)]
+    #: the queue of every listener that names none; None: named like the organism
+    queue: Label | None = None
     #: the longest call chain
     max_depth: Count = 50
     #: deliveries in one conversation, which ends a loop that would never end
@@ -137,7 +139,7 @@ class ListenerConfig(_Section):
     timeout_seconds: PositiveSeconds = 30.0
     #: dotted paths of the classes it answers with; empty: not declared
     replies: DottedPaths = ()
-    #: None: Celery's default queue
+    #: None: the organism's queue
     queue: Label | None = None
     #: in Celery's form, such as `10/s`
     rate_limit: Annotated[str, PlainValidator(fields.rate_limit)] | None = None

@@ -83,6 +83,24 @@ class Organism:
     depth_first: bool = False
     #: ms for which a run goes on with what follows from it, without queueing it; 0: never
     local_slice_ms: int = 50
+    #: the queue of every listener that has none of its own; empty: named like the organism
+    queue: str = ""
+
+    @property
+    def own_queue(self) -> str:
+        """The queue of every listener that has none of its own."""
+        return self.queue or self.name
+
+    def queue_of(self, listener: str) -> str:
+        """The queue that a listener's messages go to; the organism's for one that is not there."""
+        found = self.listeners.get(listener)
+        return (found and found.queue) or self.own_queue
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Every queue that a listener's messages go to, the organism's own first."""
+        named = sorted({self.queue_of(name) for name in self.listeners})
+        return tuple(dict.fromkeys([self.own_queue, *named]))
 
     def payload_type_at(self, path: str) -> PayloadType | None:
         """The payload class at a dotted path, or None when this process cannot have it.
@@ -130,6 +148,7 @@ def build_organism(
     section = config.organism
     return Organism(
         name=section.name,
+        queue=section.queue or "",
         listeners=MappingProxyType(
             {name: _with_usage(entry, listeners) for name, entry in listeners.items()}
         ),

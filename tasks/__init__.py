@@ -4,7 +4,9 @@ from threadloom.tasks.application import (
     ORGANISM_VARIABLE,
     REDIS_VARIABLE,
     app_from_environment,
+    app_of_this_process,
     assemble,
+    attach,
     create_app,
     load_organism,
 )
@@ -18,7 +20,6 @@ from threadloom.tasks.dead_letters import (
 from threadloom.tasks.injection import answer_wait, inject, inject_many, read_results
 from threadloom.tasks.killing import kill
 from threadloom.tasks.runtime import Runtime, runtime_of
-from threadloom.tasks.startup import app_of_this_process
 
 __all__ = [
     "ORGANISM_VARIABLE",
@@ -29,6 +30,7 @@ __all__ = [
     "app_from_environment",
     "app_of_this_process",
     "assemble",
+    "attach",
     "create_app",
     "dead_letters",
     "drop_dead_letter",

@@ -1,4 +1,4 @@
-"""The Celery app of an organism."""
+"""An organism in a Celery app: in one made for it, or in one that a team has already."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
 
 from threadloom.config import ConfigurationError, OrganismConfig, Problem, read
-from threadloom.config.celery_settings import celery_settings, registry_url
+from threadloom.config.celery_settings import (
+    celery_settings,
+    registry_url,
+    registry_url_of,
+    setting_faults,
+)
 from threadloom.primitives import SYSTEM_LISTENERS
 from threadloom.routing import Organism, build_organism
 from threadloom.routing.backends import SharedBackend, connect
+from threadloom.tasks.consumer import PatientConsumer
 from threadloom.tasks.delivery import Deliverer
 from threadloom.tasks.events import EventBatches
 from threadloom.tasks.listener import register_listeners
 from threadloom.tasks.publisher import Publisher
+from threadloom.tasks.queues import add_queues, with_routes
 from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
+from threadloom.tasks.startup import told_by_celery
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
@@ -74,7 +81,74 @@ def assemble(
         backend = connect(config, url=url)
     app = Celery(organism.name, set_as_current=False)
     app.conf.update(settings)
-    app.conf.task_queues = queues(organism, str(app.conf.task_default_queue))
+    _join(app, organism, backend)
+    return app
+
+
+def attach(
+    app: Celery,
+    organism_file: str | Path,
+    *,
+    redis_url: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    backend: SharedBackend | None = None,
+) -> Celery:
+    """Add an organism to a Celery app that a team already has, and return the app.
+
+    Its workers then run the listeners beside the app's own tasks, and consume from the
+    organism's queues beside the app's own; `-Q` chooses among all of them. The app keeps its
+    broker, result backend, tasks, queues and settings: what delivery stands on is set on the
+    listeners' tasks. Call it where the app is made, after it has its settings.
+
+    The registry is on the Redis that the organism file names, else `redis_url`, else
+    `THREADLOOM_REDIS_URL`, else the app's own broker or result backend if that is a Redis.
+
+    Raises ConfigurationError, with every problem at once: faults of the file, Celery settings in
+    it (they belong to the app), a task of the app with a listener's name, settings of the app that
+    no organism can run with, or another organism that was attached before.
+    """
+    environ = os.environ if environ is None else environ
+    with told_by_celery():
+        config, organism = load_organism(organism_file, environ=environ)
+        problems = _attachment_problems(app, config, organism)
+        if problems:
+            raise ConfigurationError(config.source, problems)
+        if backend is None:
+            given = redis_url or environ.get(REDIS_VARIABLE) or registry_url_of(app.conf)
+            needed = config.organism.backend.type == "redis"
+            backend = connect(config, url=registry_url(config, redis_url=given, required=needed))
+        _join(app, organism, backend)
+    return app
+
+
+def _attachment_problems(app: Celery, config: OrganismConfig, organism: Organism) -> list[Problem]:
+    attached = getattr(app, "threadloom", None)
+    if isinstance(attached, Runtime):
+        text = f"the app has the organism {attached.organism.name!r} already; make another app"
+        return [Problem("organism.name", text)]
+    problems = [
+        Problem(f"organism.celery.{name}", "is the attached app's to say; set it there")
+        for name in config.organism.celery
+    ]
+    problems += [
+        Problem(f"the app's {name}", message) for name, message in setting_faults(app.conf)
+    ]
+    positions = {entry.name: entry.position for entry in config.listeners}
+    problems += [
+        Problem(
+            f"listeners[{positions[name]}].name" if name in positions else "the app's tasks",
+            f"the app has a task named {name!r} already; rename one of them",
+        )
+        for name in organism.listeners
+        if name in app.tasks
+    ]
+    return problems
+
+
+def _join(app: Celery, organism: Organism, backend: SharedBackend) -> None:
+    """Give an app the organism's queues, tasks and bootsteps."""
+    organism = with_routes(organism, app)
+    add_queues(organism, app)
     runtime = Runtime(organism, backend)
     app.threadloom = runtime  # type: ignore[attr-defined]
     publisher = Publisher(app, runtime)
@@ -83,14 +157,7 @@ def assemble(
     )
     register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
-    app.steps["consumer"].add(EventBatches)
-    return app
-
-
-def queues(organism: Organism, default: str) -> list[Queue]:
-    """Every queue that a listener names, the default one first: a worker without -Q serves all."""
-    own = sorted({entry.queue for entry in organism.listeners.values() if entry.queue})
-    return [Queue(name, routing_key=name) for name in dict.fromkeys([default, *own])]
+    app.steps["consumer"].update({EventBatches, PatientConsumer})
 
 
 def app_from_environment() -> Any:
@@ -108,3 +175,17 @@ def app_from_environment() -> Any:
             ],
         )
     return create_app(path)
+
+
+def app_of_this_process() -> Any:
+    """The app that `celery -A threadloom` runs, current and default in this process.
+
+    Made by `app_from_environment`. Inside the `celery` command a ThreadloomError ends the process
+    with its text; elsewhere it is raised.
+    """
+    with told_by_celery():
+        app = app_from_environment()
+        # `shared_task`, `current_app` and `signature` in the modules that it imports mean it.
+        app.set_current()
+        app.set_default()
+    return app

@@ -10,17 +10,26 @@ registry does not publish again.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from celery.worker.consumer import Consumer
+from celery import bootsteps
 
 logger = logging.getLogger(__name__)
 
 
-class PatientConsumer(Consumer):
-    """Reconnects whatever closing the broken connection brings up."""
+class PatientConsumer(bootsteps.StartStopStep):
+    """Has the worker's consumer reconnect whatever closing the broken connection brings up."""
 
-    def on_connection_error_after_connected(self, exc: Exception) -> None:
-        try:
-            super().on_connection_error_after_connected(exc)
-        except Exception as failure:  # whatever it is, the connection is gone and a new one comes
-            logger.warning("broker.close_failed reason=%r after=%r", failure, exc)
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        close_and_wait = consumer.on_connection_error_after_connected
+
+        def close_patiently(exc: Exception) -> None:
+            try:
+                close_and_wait(exc)
+            except Exception as failure:  # whatever it is, the connection is gone, a new one comes
+                logger.warning("broker.close_failed reason=%r after=%r", failure, exc)
+
+        consumer.on_connection_error_after_connected = close_patiently

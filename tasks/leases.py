@@ -61,11 +61,19 @@ def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
         logger.warning("leases.not_renewed count=%d reason=%s", len(leases), exc)
 
 
-def _deliveries() -> list[Request]:
-    """What this worker runs or is about to run, of ours."""
+def listener_requests(*known: Iterable[Request]) -> set[Request]:
+    """Those of Celery's sets of a worker's requests that are for listeners.
+
+    The sets may change in another thread meanwhile.
+    """
     while True:
         try:
-            known = {*state.active_requests, *state.reserved_requests}
+            requests = {request for some in known for request in some}
         except RuntimeError:
-            continue  # the main thread changed one of them meanwhile
-        return [request for request in known if isinstance(request.task, ListenerTask)]
+            continue  # one of them changed while it was read
+        return {request for request in requests if isinstance(request.task, ListenerTask)}
+
+
+def _deliveries() -> set[Request]:
+    """What this worker runs or is about to run, of ours."""
+    return listener_requests(state.active_requests, state.reserved_requests)

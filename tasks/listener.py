@@ -46,6 +46,14 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     Strategy = "threadloom.tasks.request:strategy"
     typing = False  # the payload is checked by its contract, with a better text
     throws = (ConversationError,)  # an ending, not a crash of ours: no traceback in the log
+    # What delivery stands on, whatever the app's settings are for its other tasks. A message is
+    # acknowledged after its delivery is committed, so that a crash redelivers it, also when only
+    # the pool process died and the main process lives to tell. Nothing goes out pickled.
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = True
+    ignore_result = False
+    serializer = "json"
 
     listener: Listener
     runtime: Runtime
@@ -105,6 +113,15 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             until=until,
         )
 
+    def _get_exec_options(self) -> dict[str, Any]:
+        """Options of a message that whoever sends it in this app does not give himself.
+
+        Celery asks for them in `apply_async` and `send_task`; a `queue` attribute of the class,
+        which would say the same, is deprecated.
+        """
+        options: dict[str, Any] = super()._get_exec_options()  # type: ignore[misc]
+        return {**options, "queue": self.runtime.organism.queue_of(self.name)}
+
     @cached_property
     def _limit_s(self) -> float:
         """Seconds that the handler of what a run goes on with may have.
@@ -112,7 +129,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         0 if this worker does not serve the queue that it would come from. Otherwise so many that
         the pool, which knows the run's first task alone, does not end it before its time.
         """
-        if self.app.conf.task_default_queue not in self.app.amqp.queues.consume_from:
+        if self.runtime.organism.own_queue not in self.app.amqp.queues.consume_from:
             return 0.0
         return max(0.0, float(self.time_limit or 0) - HARD_LIMIT_GRACE_S)
 

@@ -28,7 +28,9 @@ from threadloom.routing.records import Delivery, Join, Opening, Publication
 from threadloom.tasks import canvas
 from threadloom.tasks.confirms import confirmed_together
 from threadloom.tasks.hop_events import message_summary
+from threadloom.tasks.queues import queues_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
+from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,6 @@ class Publisher:
     def __init__(self, app: Celery, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
-        self._queues: dict[str, Queue] = {}
         self._declared_on: Any = None
         self._declared: set[str] = set()
 
@@ -150,22 +151,13 @@ class Publisher:
             return False
         return True
 
-    def queue_of(self, publication: Publication) -> str:
-        """The queue that a publication goes to."""
-        listener = self._runtime.organism.listeners.get(publication.to)
-        return (listener and listener.queue) or str(self._app.conf.task_default_queue)
-
-    @property
-    def queues(self) -> set[str]:
-        """Every queue of this organism."""
-        return {queue.name for queue in self._app.conf.task_queues}
-
     def empty_queues(self) -> set[str] | None:
         """The queues of this organism in which no message waits; None if the broker is away."""
         connection = self._app.connection_for_write()
         try:
             with connection:
-                return {q.name for q in self._app.conf.task_queues if not _waiting(connection, q)}
+                queues = queues_of(self._runtime.organism, self._app)
+                return {queue.name for queue in queues if not _waiting(connection, queue)}
         except connection.connection_errors as exc:
             logger.warning("broker.unavailable reason=%r", exc)
             return None
@@ -249,14 +241,19 @@ class Publisher:
             origin=self._origin,
             **options,
         )
-        queue = self._queue(to)
+        queue: Any = self._app.amqp.queues[self._runtime.organism.queue_of(to)]
         self._app.amqp.send_task_message(
             producer,
             to,
             message,
             queue=queue,
             declare=self._undeclared(producer.channel, queue),
-            headers={**headers, SENT_HEADER: now_ms()},
+            serializer="json",  # whatever the app's other tasks are sent in
+            headers={
+                **headers,
+                SENT_HEADER: now_ms(),
+                ORGANISM_HEADER: self._runtime.organism.name,
+            },
             # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
             # message, the registry has all that is needed to publish it again.
             delivery_mode=_TRANSIENT,
@@ -267,14 +264,6 @@ class Publisher:
     @cached_property
     def _origin(self) -> str:
         return str(anon_nodename())
-
-    def _queue(self, name: str) -> Queue:
-        """Where Celery's router has the listener's messages go."""
-        if name not in self._queues:
-            listener = self._runtime.organism.listeners.get(name)
-            named = {"queue": listener.queue} if listener is not None and listener.queue else {}
-            self._queues[name] = self._app.amqp.router.route(named, name)["queue"]
-        return self._queues[name]
 
     def _undeclared(self, channel: Any, queue: Queue) -> list[Queue]:
         """The queue, if this channel has not declared it; kombu asks itself at each message."""

@@ -15,23 +15,32 @@ from collections.abc import Iterable, Set
 from typing import Any
 
 from celery import bootsteps
+from celery.platforms import EX_FAILURE
 from celery.worker import state
+from celery.worker.request import Request
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.faults import timeout_fault
 from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
 from threadloom.routing.records import Due
-from threadloom.tasks.leases import LeaseKeeper
+from threadloom.tasks.claims import CLAIM_MS, claim_queues
+from threadloom.tasks.leases import LeaseKeeper, listener_requests
+from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.overtime import OvertimeBoard
 from threadloom.tasks.publisher import Publisher, now_ms
+from threadloom.tasks.queues import served_queues
+from threadloom.tasks.request import runs_of
 from threadloom.tasks.runtime import Runtime, runtime_of
+from threadloom.tasks.unacknowledged import Unacknowledged
 
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 #: where Celery's pool of forked processes is
 _PREFORK = "celery.concurrency.prefork"
+#: s between two renewals of the claims to the worker's queues: three in a claim's time
+CLAIM_S = CLAIM_MS / 3000
 #: ms for which a worker counts as there after its last sweep
 PRESENCE_MS = 5_000
 #: s between two looks at the pool's processes. Celery looks when the pipe of one closes, which
@@ -56,7 +65,7 @@ EXPIRE_EVERY = 30
 
 
 class RecoveryStep(bootsteps.StartStopStep):
-    """Starts renewal and sweep with the worker, and stops them with it."""
+    """Claims the worker's queues, starts renewal and sweep with it, and stops them with it."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
@@ -68,6 +77,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._entries: list[Any] = []
         self._sweeps = 0
         self._leases: LeaseKeeper | None = None
+        self._unacknowledged = Unacknowledged(worker.app, runtime.organism)
         #: the registry did not answer when it was last asked
         self._away = False
         #: monotonic s before which nothing is taken over
@@ -75,18 +85,22 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         runtime = runtime_of(worker.app)
+        if self._loses_queues(worker, runtime):
+            raise SystemExit(EX_FAILURE)
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
         self._entries = [
             worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker, runtime, publisher)),
             worker.timer.call_repeatedly(POOL_LOOK_S, self._look_at_pool, (worker, runtime)),
+            worker.timer.call_repeatedly(CLAIM_S, self._renew_claims, (worker, runtime)),
         ]
 
     def stop(self, worker: Any) -> None:
         for entry in self._entries:
             entry.cancel()
         self._entries = []
+        self._unacknowledged.close()
         if self._leases is not None:
             self._leases.finish()  # the pool is drained next, for as long as its handlers take
 
@@ -96,19 +110,59 @@ class RecoveryStep(bootsteps.StartStopStep):
             runtime.overtime.end_late(worker, state.active_requests)
         worker.pool.maintain_pool()
 
+    def _renew_claims(self, worker: Any, runtime: Runtime) -> None:
+        if self._loses_queues(worker, runtime):
+            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # a warm shutdown: what runs is finished
+
+    @staticmethod
+    def _loses_queues(worker: Any, runtime: Runtime) -> bool:
+        """Claim the queues that this worker serves; whether another organism holds one of them.
+
+        A broker that does not answer refuses nobody: the claim is made when it is back.
+        """
+        served = served_queues(runtime.organism, worker.app)
+        connection = worker.app.connection_for_write()
+        try:
+            with connection:
+                held = claim_queues(connection, served, runtime.organism.name)
+        except connection.connection_errors as exc:
+            logger.warning("queues.not_claimed reason=%r", exc)
+            return False
+        for queue, holder in held.items():
+            logger.critical(
+                "queue.of_another_organism queue=%r organism=%r: workers of that organism serve "
+                "this queue of the same broker, and each would take the other's messages. Give "
+                "%r a queue of its own: the key `queue` of its organism section.",
+                queue, holder, runtime.organism.name,
+            )  # fmt: skip
+        return bool(held)
+
     def _sweep(self, worker: Any, runtime: Runtime, publisher: Publisher) -> None:
         try:
             if self._resting(runtime):
                 return
             self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
-            vouch_for(held_back(worker.consumer), runtime)
+            waiting = in_hand(worker.consumer)
+            vouch_for(waiting, runtime)
+            self._sweep_unacknowledged(waiting)
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
                 runtime.backend.expire(limit=SWEEP_LIMIT)
         except RegistryUnavailableError as exc:
             self._away = True
             logger.warning("sweep.skipped reason=%s", exc)
+
+    def _sweep_unacknowledged(self, waiting: Iterable[Request]) -> None:
+        try:
+            running = listener_requests(state.active_requests)
+            restored = self._unacknowledged.sweep([*waiting, *running])
+        except Exception as exc:  # whatever kombu raises for a broker that is away
+            self._unacknowledged.close()
+            logger.warning("unacknowledged.not_looked_at reason=%r", exc)
+            return
+        if restored:
+            logger.warning("unacknowledged.handed_out messages=%d", restored)
 
     def _resting(self, runtime: Runtime) -> bool:
         """Whether the registry has been back for less than a lease.
@@ -130,19 +184,30 @@ def processes_of(worker: Any) -> int:
     return int(worker.pool.num_processes or worker.concurrency)
 
 
-def held_back(consumer: Any) -> list[str]:
-    """The ids of the messages that this worker has taken and keeps back for their rate limit."""
+def in_hand(consumer: Any) -> list[Request]:
+    """The listeners' messages that this worker has taken and not begun.
+
+    It keeps some back for their rate limit or their time, and has taken others ahead of time for
+    its pool.
+    """
     buckets = [bucket for bucket in consumer.task_buckets.values() if bucket is not None]
-    return [str(request.id) for bucket in buckets for request, _ in bucket.contents]
+    limited = {request for bucket in buckets for request, _ in list(bucket.contents)}
+    ahead = listener_requests(
+        state.reserved_requests,
+        state.scheduled_requests,  # type: ignore[attr-defined]  # newer than the stubs
+    )
+    running = listener_requests(state.active_requests)
+    return [r for r in limited | ahead if isinstance(r.task, ListenerTask) and r not in running]
 
 
-def vouch_for(held: Iterable[str], runtime: Runtime) -> None:
+def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
     """Keep every worker from taking these messages for lost, though nobody has begun them.
 
-    Else each would be published once more, and the copies use the rate limit up. Whoever holds
-    them says so again with each sweep; if it is lost, they are missed as late as any others.
+    Else each would be published once more, and the copies fill the worker's prefetch or use the
+    rate limit up. Whoever holds them says so again with each sweep; if it is lost, they are
+    missed as late as any others.
     """
-    ends = tuple(f"|{delivery}" for delivery in held)
+    ends = tuple(f"|{delivery}" for request in held for _, delivery in runs_of(request))
     if not ends:
         return
     for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):
@@ -180,9 +245,10 @@ def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
     if empty is None:
         return 0
     published = 0
-    overtaken_ms = _overtaken_after_ms(runtime, publisher.queues - empty)
+    queues = set(runtime.organism.queues)
+    overtaken_ms = _overtaken_after_ms(runtime, queues - empty)
     if overtaken_ms is not None:
-        published += _republish(runtime, publisher, unbegun, overtaken_ms, publisher.queues)
+        published += _republish(runtime, publisher, unbegun, overtaken_ms, queues)
     if empty:
         published += _republish(runtime, publisher, unbegun, LOST_AFTER_MS, empty)
     return published
@@ -212,7 +278,7 @@ def _republish(
     until = time.monotonic() + SWEEP_BUDGET_S
     for due in unbegun:
         publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
-        if publication is not None and publisher.queue_of(publication) in queues:
+        if publication is not None and runtime.organism.queue_of(publication.to) in queues:
             logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
             published += publisher.publish([publication])
         if time.monotonic() > until:

@@ -22,6 +22,7 @@ from threadloom.routing.records import Publication
 from threadloom.tasks.canvas import CONVERSATION, TOGETHER
 from threadloom.tasks.publisher import SENT_HEADER, Publisher, now_ms
 from threadloom.tasks.runtime import Runtime, runtime_of
+from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +36,42 @@ def runs_of(request: Request) -> list[tuple[str, str]]:
 
 
 def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Celery's own way to take a message in, but for bodies that are none of a task.
+    """Celery's own way to take a message in, but for those that are no delivery of ours.
 
-    On those it stumbles: one message ends the worker, and, given back, the next one.
+    On a body that is none of a task it stumbles: one message ends the worker, and, given back,
+    the next one. A message that another organism published is left to that organism.
     """
     handle = default(task, app, consumer, **options)
     runtime = runtime_of(app)
 
     def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_of_another(runtime, message):
+            message.ack_log_error(logger, consumer.connection_errors)
+            return None
         if not _is_task_body(message.payload):
             raise InvalidTaskError("the body is not [args, kwargs, embed]")
         _note_age(runtime, message)
         return handle(message, *args, **kwargs)
 
     return take_in
+
+
+def _is_of_another(runtime: Runtime, message: Any) -> bool:
+    """Whether another organism published a message; says so in the log.
+
+    Such a message is not needed: the delivery lies in the registry of its organism, whose
+    workers find that nobody has begun it, and publish it again.
+    """
+    sender = (message.headers or {}).get(ORGANISM_HEADER, runtime.organism.name)
+    if sender == runtime.organism.name:
+        return False
+    logger.error(
+        "message.of_another_organism organism=%r message_id=%r task=%r queue=%r: two organisms "
+        "share a queue; give each its own (the key `queue` of the organism section)",
+        sender, message.headers.get("id"), message.headers.get("task"),
+        message.delivery_info.get("routing_key"),
+    )  # fmt: skip
+    return True
 
 
 def _note_age(runtime: Runtime, message: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `celery -A threadloom` does when an organism cannot start: it tells the error's own text.
+"""What the `celery` command says when an organism cannot start: the error's own text.
 
 Celery prints a traceback for whatever loading its app raises. Inside Celery's own command the
 text of a ThreadloomError says more, so it ends the process in the traceback's place.
@@ -7,38 +7,40 @@ text of a ThreadloomError says more, so it ends the process in the traceback's p
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from threadloom.config import ThreadloomError
-from threadloom.tasks.application import app_from_environment
 
 #: the exit status of a command that was called wrongly
 EXIT_STATUS = 2
 
 
-def app_of_this_process() -> Any:
-    """The app that `celery -A threadloom` runs, as `app_from_environment` makes it.
+@contextmanager
+def told_by_celery() -> Iterator[None]:
+    """End the `celery` command with the text of a ThreadloomError that the body raises.
 
-    Ends the process with the error's text inside the `celery` command; elsewhere raises the
-    ThreadloomError itself.
+    Elsewhere the error passes through. An AttributeError becomes a RuntimeError: Celery takes it
+    for a module without an app, and hides the cause.
     """
     try:
-        return app_from_environment()
+        yield
     except ThreadloomError as exc:
-        _leave_celery(exc)
+        if _is_celery_command():
+            sys.stderr.write(f"Error: {exc}\n")
+            raise SystemExit(EXIT_STATUS) from None
         raise
     except AttributeError as exc:
-        # Celery takes an AttributeError for a module without an app, and hides the cause.
         raise RuntimeError("the Celery app could not be made") from exc
 
 
-def _leave_celery(error: Exception) -> None:
-    """Print the error and end the process, if this is the `celery` command; else return."""
+def _is_celery_command() -> bool:
     command = sys.modules.get("celery.bin.celery")  # loaded exactly if that command runs
     context = click.get_current_context(silent=True)
-    if command is None or context is None or context.find_root().command is not command.celery:
-        return
-    sys.stderr.write(f"Error: {error}\n")
-    raise SystemExit(EXIT_STATUS)
+    return (
+        command is not None
+        and context is not None
+        and context.find_root().command is command.celery
+    )

@@ -1,7 +1,8 @@
 """Which broker a deployment runs on: a test's `broker`, Redis or RabbitMQ.
 
 Every deployment fixture asks `broker` for the URL of a broker of its own. A test marked
-`both_brokers` runs once on each, any other on Redis, which is the registry's. Where there is no
+`both_brokers` runs once on each, and a third time with the organism attached to an app of somebody
+else (`tests.team`); any other on Redis, which is the registry's. Where there is no
 RabbitMQ, or none on which we may make a virtual host, its tests say so and are skipped; not
 under CI, where they fail.
 """
@@ -14,14 +15,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.harness import NewBroker
+from tests.harness import ATTACHED, NewBroker
 from tests.rabbit import Rabbit, RabbitUnavailableError
 
-_BROKERS = ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+_BROKERS = ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), ATTACHED]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One run per broker. In the scope of the session: all on Redis, then all on RabbitMQ."""
+    """One run per way. In the scope of the session: all on Redis, then all on RabbitMQ, …"""
     if "broker" in metafunc.fixturenames:
         both = metafunc.definition.get_closest_marker("both_brokers")
         brokers = _BROKERS if both else _BROKERS[:1]
@@ -42,8 +43,8 @@ def rabbit() -> Rabbit:
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[NewBroker]:
     """Brokers of one kind."""
-    if request.param == "redis":
-        yield lambda: None
+    if request.param != "rabbitmq":
+        yield lambda: ATTACHED if request.param == ATTACHED else None
         return
     rabbit: Rabbit = request.getfixturevalue("rabbit")
     with ExitStack() as stack:

@@ -155,7 +155,7 @@ class Plant:
         """Remove every message that waits; returns how many."""
         app = self.deployment.app
         with app.connection_for_write() as connection, connection.channel() as channel:
-            return sum(queue(channel).purge() for queue in app.conf.task_queues)
+            return sum(queue(channel).purge() for queue in self.deployment.queues())
 
     def came_right(self, begun: list[tuple[Job, AsyncResult[Any]]]) -> float:
         """All have their answers, each effect once; returns the seconds that it took."""

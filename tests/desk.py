@@ -66,7 +66,7 @@ def settled(deployment: Deployment) -> None:
         taken = _taken_from_redis if broker.transport.driver_type == "redis" else _taken_by_workers
 
         def quiet() -> bool:
-            lying = any(_waiting(broker, queue) for queue in deployment.app.conf.task_queues)
+            lying = any(_waiting(broker, queue) for queue in deployment.queues())
             return not (lying or deployment.backend.stats()["due"] or taken(deployment, broker))
 
         eventually(quiet, what="everything settled")
@@ -107,8 +107,10 @@ def plain_app(deployment: Deployment) -> Celery:
     app = Celery(
         "elsewhere", broker=conf.broker_write_url, backend=conf.result_backend, set_as_current=False
     )
+    app.conf.task_default_queue = deployment.queue  # as a sender says `queue="desk"`
     # RabbitMQ takes a queue for another one if it is declared with other arguments.
-    app.conf.task_queue_max_priority = conf.task_queue_max_priority
+    [declared] = [q for q in deployment.queues() if q.name == deployment.queue]
+    app.conf.task_queue_max_priority = declared.max_priority
     return app
 
 

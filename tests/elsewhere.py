@@ -27,6 +27,7 @@ class Elsewhere:
             **{k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "THREADLOOM"))},
             "ELSEWHERE_BROKER": conf.broker_write_url,
             "ELSEWHERE_RESULTS": conf.result_backend,
+            "ELSEWHERE_LISTENERS": deployment.queue,
             "ELSEWHERE_RECORDS": str(self.records_file),
         }
 

@@ -18,11 +18,14 @@ from typing import Any, TypeVar
 
 import yaml
 from celery import Celery
+from kombu import Queue
 
+from tests import team
 from threadloom import tasks
-from threadloom.config.dotted import make_importable
+from threadloom.config.celery_settings import celery_url
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Conversation
+from threadloom.tasks.queues import queues_of
 
 ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
@@ -30,6 +33,8 @@ RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
 START_TIMEOUT_S = 40.0
 WAIT_S = 20.0
 
+#: in place of a broker's URL: the organism is attached to a team's app on its registry's Redis
+ATTACHED = "attached"
 #: gives each deployment the URL of a broker of its own; None: its registry's Redis
 NewBroker = Callable[[], str | None]
 
@@ -99,20 +104,51 @@ class Deployment:
         broker_url: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`broker_url` goes into the organism file; None: the broker is on `redis_url`, too."""
-        self._imports = organism.parent
-        self.organism = on_broker(organism, broker_url, directory) if broker_url else organism
+        """`broker_url` goes into the organism file; None: the broker is on `redis_url`, too.
+
+        With ATTACHED the app is `tests.team`'s, with what the file says of Celery as its settings.
+        """
+        self.organism = organism
         self.redis_url = redis_url
         self.directory = directory
         self.environment = dict(environment or {})
         self.records_file = directory / "records.jsonl"
         self.workers: list[Worker] = []
-        self.app: Celery = tasks.create_app(self.organism, redis_url=redis_url)
+        self._app_module = "threadloom"
+        if broker_url == ATTACHED:
+            self.app = self._attached()
+            return
+        if broker_url:
+            self.organism = on_broker(organism, broker_url, directory)
+        self.app = tasks.create_app(self.organism, redis_url=redis_url)
+
+    def _attached(self) -> Celery:
+        """The team's app with the organism; workers are the team's from now on."""
+        settings = yaml.safe_load(self.organism.read_text())["organism"].get("celery", {})
+        self.organism = adjusted(self.organism, self.directory, celery={})
+        self._app_module = "tests.team"
+        broker = celery_url(self.redis_url)
+        self.environment |= {
+            team.BROKER_VARIABLE: broker,
+            team.SETTINGS_VARIABLE: json.dumps(settings),
+        }
+        return team.team_app(
+            self.organism, redis_url=self.redis_url, broker=broker, settings=settings
+        )
 
     @property
     def backend(self) -> SharedBackend:
         """The registry."""
         return tasks.runtime_of(self.app).backend
+
+    @property
+    def queue(self) -> str:
+        """The organism's own queue."""
+        return tasks.runtime_of(self.app).organism.own_queue
+
+    def queues(self) -> list[Queue]:
+        """Every queue of the organism."""
+        return queues_of(tasks.runtime_of(self.app).organism, self.app)
 
     def start_worker(self, *, concurrency: int = 2, options: tuple[str, ...] = ()) -> Worker:
         """Start a worker and return when it is ready."""
@@ -121,7 +157,7 @@ class Deployment:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "celery", "-A", "threadloom", "worker",
+                    sys.executable, "-m", "celery", "-A", self._app_module, "worker",
                     "--loglevel", "INFO", "--concurrency", str(concurrency),
                     "--hostname", name, "--without-gossip", "--without-mingle", *options,
                 ],
@@ -139,7 +175,7 @@ class Deployment:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(self._imports)]),
+            "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "default",
             "THREADLOOM_ORGANISM": str(self.organism),
             "THREADLOOM_REDIS_URL": self.redis_url,
@@ -197,9 +233,12 @@ def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
 def adjusted(organism: Path, directory: Path, **section: Any) -> Path:
     """The organism file again, in `directory`, with other values of its first section.
 
-    What it imports is found.
+    The modules beside it are linked there, so that the copy finds its own.
     """
-    make_importable(organism.parent)
+    for module in organism.parent.glob("*.py"):
+        link = directory / module.name
+        if not link.exists():
+            link.symlink_to(module)
     content = yaml.safe_load(organism.read_text())
     content["organism"] |= section
     copy = directory / organism.name

@@ -12,17 +12,20 @@ from threadloom.routing import HandlerMetadata
 
 def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:
     """Append one line to the file the test named; lines of several processes do not mix."""
-    line = {
-        "event": event,
-        "thread": meta.thread_id,
-        "from": meta.from_id,
-        "own_name": meta.own_name,
-        "self_call": meta.is_self_call,
-        "message": meta.message_id,
-        "pid": os.getpid(),
-        "at": time.time(),
+    append(
+        event=event,
+        thread=meta.thread_id,
+        **{"from": meta.from_id},
+        own_name=meta.own_name,
+        self_call=meta.is_self_call,
+        message=meta.message_id,
         **fields,
-    }
+    )
+
+
+def append(**fields: Any) -> None:
+    """Append one line with these fields, the process and the time; also for plain tasks."""
+    line = {"pid": os.getpid(), "at": time.time(), **fields}
     descriptor = os.open(
         os.environ["THREADLOOM_TEST_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
     )

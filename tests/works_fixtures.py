@@ -33,7 +33,7 @@ def works_deployment(
         broker_url=broker(),
     )
     try:
-        deployment.start_worker(concurrency=CONCURRENCY, options=("-Q", "celery"))
+        deployment.start_worker(concurrency=CONCURRENCY, options=("-Q", "works"))
         yield deployment
     finally:
         deployment.close()

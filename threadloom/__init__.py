@@ -52,6 +52,7 @@ if _typing.TYPE_CHECKING:
     from threadloom.tasks import (
         ReplayRefusedError,
         answer_wait,
+        attach,
         create_app,
         dead_letters,
         drop_dead_letter,
@@ -96,6 +97,7 @@ __all__ = [
     "UnknownResultsError",
     "UnknownThreadError",
     "answer_wait",
+    "attach",
     "create_app",
     "dead_letters",
     "drop_dead_letter",
@@ -124,7 +126,7 @@ _HOMES = {
         "UnknownConversationError UnknownResultsError UnknownThreadError payload"
     ),
     "tasks": (
-        "ReplayRefusedError answer_wait create_app dead_letters drop_dead_letter "
+        "ReplayRefusedError answer_wait attach create_app dead_letters drop_dead_letter "
         "find_dead_letter inject inject_many kill read_results replay_dead_letter"
     ),
 }

@@ -34,10 +34,17 @@ def check(organism: OrganismArgument = DEFAULT_FILE, as_json: AsJson = False) ->
     out.print(
         Text.assemble(
             ("✓ ", "green"), (plain(found.name), "bold"),
-            f" can start: {counted(len(own), 'listener')} in {plain(str(organism))}",
+            f" can start: {counted(len(own), 'listener')} in {plain(str(organism))}, ",
+            "served from ", (counted_queues(found), "cyan"),
         )
     )  # fmt: skip
     out.print(listener_table(own))
+
+
+def counted_queues(organism: Organism) -> str:
+    """The queues to send to: `queue desk`, `queues desk, slow`."""
+    names = ", ".join(map(plain, organism.queues))
+    return f"{'queue' if len(organism.queues) == 1 else 'queues'} {names}"
 
 
 def listener_table(listeners: list[Listener]) -> Table:
@@ -65,6 +72,7 @@ def _peers(entry: Listener) -> Text:
 def _as_data(organism: Organism) -> dict[str, object]:
     return {
         "organism": organism.name,
+        "queue": organism.own_queue,
         "listeners": [
             {
                 "name": entry.name,
@@ -73,7 +81,7 @@ def _as_data(organism: Organism) -> dict[str, object]:
                 "replies": [kind.path for kind in entry.replies.values()],
                 "agent": entry.agent,
                 "peers": entry.peers,
-                "queue": entry.queue,
+                "queue": organism.queue_of(entry.name),
                 "timeout_seconds": entry.timeout_s,
                 "system": entry.system,
             }

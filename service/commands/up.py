@@ -155,6 +155,7 @@ def _status(
     rows = {
         "organism": Text.assemble((plain(organism.name), "bold"), f"  {plain(config.source)}"),
         "listeners": Text(one_line(", ".join(own) or "none but the system's", 1000)),
+        "queue": Text(plain(", ".join(organism.queues))),
         "redis": Text(plain(redis)),
         **(
             {"manager": Text(plain(f"conversations in memory, door {manager.door}"))}

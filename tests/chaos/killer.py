@@ -27,7 +27,7 @@ AWAY_S = 5.0
 #: seconds between two looks at what is to be done
 _TICK_S = 0.02
 #: the list that is the default queue in Redis
-QUEUE = "celery"
+QUEUE = "chaos"
 
 #: strikes that end processes without warning
 SIGKILLS = ("kill worker", "kill main process", "kill pool process")

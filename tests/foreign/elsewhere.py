@@ -1,7 +1,8 @@
 """Somebody else's Celery application: it has none of our code and knows listeners by name alone.
 
 Run it as `python -I elsewhere.py worker|client`, anywhere. ELSEWHERE_BROKER and ELSEWHERE_RESULTS
-say where; its tasks append what they got to the file ELSEWHERE_RECORDS, one JSON object per line.
+say where, ELSEWHERE_LISTENERS is the organism's queue; its tasks append what they got to the file
+ELSEWHERE_RECORDS, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ app = Celery(
 )
 app.conf.task_default_queue = QUEUE
 # A listener's task is not ours to run: it goes where that organism's workers listen.
-app.conf.task_routes = [lambda name, *_args, **_kwargs: None if name in app.tasks else "celery"]
+LISTENERS = os.environ["ELSEWHERE_LISTENERS"]
+app.conf.task_routes = [lambda name, *_args, **_kwargs: None if name in app.tasks else LISTENERS]
 
 
 def _record(task: Any, **fields: Any) -> None:

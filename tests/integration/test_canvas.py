@@ -116,7 +116,7 @@ def test_items_that_were_held_back_are_of_the_same_group(works: Works) -> None:
         [message] = messages_in(works, "lobby", 1)
         assert message.headers["group_index"] == index
         groups.append((message.headers["group"], message.canvas["chord"]["options"]["task_id"]))
-        moved = works.redis.lmove("lobby", "celery")
+        moved = works.redis.lmove("lobby", "works")
         assert moved
     assert len(set(groups)) == 1
     assert fields_of(result.get(timeout=WAIT_S))["successful"] == 3

@@ -254,11 +254,11 @@ def test_a_message_that_is_no_json_is_put_aside(desk: Deployment, elsewhere: Cel
         for body in (b"\xff\xfe", deep, *map(json.dumps, MALFORMED)):
             producer.publish(
                 body,
-                routing_key="celery",
+                routing_key=desk.queue,
                 exchange="",
                 content_type="application/json",
                 content_encoding="utf-8",
                 headers={"task": "echo", "id": str(uuid.uuid4()), "lang": "py"},
             )
-        producer.publish("x", routing_key="celery", exchange="", headers={})
+        producer.publish("x", routing_key=desk.queue, exchange="", headers={})
     assert desk.ask("clerk", {"number": 1})["payload"] == {"text": "2"}

@@ -126,7 +126,7 @@ def test_an_injection_is_published_once(deployment_url: Callable[[], str], tmp_p
     for _ in range(2):
         tasks.inject(app, "calculator.add", {"a": 1}, conversation_id=conversation)
     with redis.Redis.from_url(_redis_url(app)) as client:
-        assert client.llen("celery") == 1
+        assert client.llen("desk") == 1
     found = tasks.runtime_of(app).backend.conversation(conversation)
     assert found is not None
     assert (found.status, found.in_flight) == ("running", 1)

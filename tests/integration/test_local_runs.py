@@ -88,7 +88,7 @@ def test_a_worker_goes_on_only_with_what_it_serves(
         deployment.app.send_task("coach", kwargs=sent, task_id=result.id, queue="apart")
         ran = eventually(lambda: deployment.records(event="ran"), what="the coach")
         assert len(ran) == 1
-        other = deployment.start_worker(concurrency=1, options=("-Q", "celery"))
+        other = deployment.start_worker(concurrency=1, options=("-Q", "sprint"))
         assert result.get(timeout=WAIT_S)["type"] == "Came"
         assert {record["pid"] for record in deployment.records()} >= {ran[0]["pid"]}
         assert len({record["pid"] for record in deployment.records()}) == 2, other.name

@@ -64,10 +64,10 @@ def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None
     _, story = told(strict, "errand", {})
     assert [r["queue"] for r in story.records("came")] == ["errands"]
     app = plain_app(strict)
-    result = app.send_task("errand", [{}], queue="celery")
+    result = app.send_task("errand", [{}], queue="strict")
     result.get(timeout=WAIT_S)
     sent = eventually(lambda: [r for r in strict.records() if r["message"] == result.id])
-    assert [r["queue"] for r in sent] == ["celery"]
+    assert [r["queue"] for r in sent] == ["strict"]
     close_app(app)
 
 

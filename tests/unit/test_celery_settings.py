@@ -9,6 +9,10 @@ import pytest
 from threadloom.config import ConfigurationError, OrganismConfig
 from threadloom.config.celery_settings import FIXED, celery_settings, is_rabbitmq
 from threadloom.config.loader import load_mapping
+from threadloom.routing import build_organism
+from threadloom.routing.backends import MemoryBackend
+from threadloom.tasks import assemble
+from threadloom.tasks.queues import queues_of
 
 REDIS_URL = "redis://registry:6380/1"
 AMQP_URL = "amqp://mq//"
@@ -97,7 +101,29 @@ def test_queues_have_priorities_only_where_they_are_needed(
     scheduling: str, url: str, expected: int | None
 ) -> None:
     """With RabbitMQ and depth-first: everybody else would have to declare the queue like that."""
-    assert settings(scheduling, broker_url=url).get("task_queue_max_priority") == expected
+    config = organism(scheduling, broker_url=url)
+    built = build_organism(config)
+    app = assemble(config, built, redis_url=REDIS_URL, backend=MemoryBackend(organism="o"))
+    assert [queue.max_priority for queue in queues_of(built, app)] == [expected]
+    app.close()
+
+
+def test_delivery_stands_on_no_setting_of_the_app() -> None:
+    """Late acknowledgement and a short visibility timeout would change everybody else's tasks."""
+    found = settings()
+    assert not {"task_acks_late", "task_reject_on_worker_lost", "task_serializer"} & found.keys()
+    assert "visibility_timeout" not in found["broker_transport_options"]
+    assert settings(task_acks_late=True)["task_acks_late"] is True, "theirs to say"
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"), [({}, "o"), ({"queue": "desk"}, "desk"), ({"queue": "7"}, "7")]
+)
+def test_the_queue_is_named_like_the_organism(section: dict[str, str], expected: str) -> None:
+    """Unless the organism section names another one."""
+    config = load_mapping({"organism": {"name": "o", **section}, "listeners": []})
+    assert celery_settings(config, redis_url=REDIS_URL)["task_default_queue"] == expected
+    assert build_organism(config).own_queue == expected
 
 
 @pytest.mark.parametrize("url", [REDIS_URL, AMQP_URL])

@@ -78,7 +78,7 @@ def test_check_shows_the_listeners_of_a_sound_file(threadloom: Threadloom) -> No
 FAULTY = """\
 organism:
   name: faulty
-  celery: {task_acks_late: false}
+  celery: {task_always_eager: true}
 listeners:
   - {name: a, payload_class: no_such_module.Order, handler: shop_handlers.till, description: A.}
   - {name: b, payload_class: shop_handlers.Path, handler: shop_handlers.till, description: B.}
@@ -93,7 +93,7 @@ def test_check_finds_everything_at_once(threadloom: Threadloom, tmp_path: Path) 
     (tmp_path / "organism.yaml").write_text(FAULTY)
     places = [
         "listeners[0].payload_class", "listeners[1].payload_class", "listeners[2].peers[0]",
-        "listeners[2].colour", "organism.celery.task_acks_late",
+        "listeners[2].colour", "organism.celery.task_always_eager",
     ]  # fmt: skip
     found = threadloom("check", "--json")
     assert (found.status, found.json["ok"]) == (2, False)

@@ -1,0 +1,68 @@
+"""The queues of an organism: one name for publishing, for consuming and for looking.
+
+A listener's queue is, in this order, the one that its `queue` names, the one that the app's
+`task_routes` give its task, and the organism's own. `with_routes` settles that once, when the
+organism joins an app; from then on `Organism.queue_of` is the answer everywhere.
+
+The app's settings stay as they are. The organism's queues are added to those that the app's
+workers consume from by default; a worker that is started with `-Q` serves exactly what that says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from threadloom.config import ConfigurationError, Problem
+from threadloom.config.celery_settings import HIGHEST_PRIORITY, is_rabbitmq
+from threadloom.routing import Listener, Organism
+
+
+def with_routes(organism: Organism, app: Celery) -> Organism:
+    """The organism whose listeners' queues are those that the app's `task_routes` give them.
+
+    Raises ConfigurationError for a route that names an exchange and no queue.
+    """
+    routed = {name: _routed(entry, organism, app) for name, entry in organism.listeners.items()}
+    return replace(organism, listeners=MappingProxyType(routed))
+
+
+def _routed(listener: Listener, organism: Organism, app: Celery) -> Listener:
+    if listener.queue is not None:
+        return listener
+    route: Any = app.amqp.router.lookup_route(listener.name, (), {}, {})
+    if not route:
+        return listener
+    queue = route.get("queue")
+    if queue is None:
+        text = f"sends {listener.name!r} to an exchange; name the queue to serve it from"
+        raise ConfigurationError(str(app.main), [Problem("task_routes", text)])
+    name = str(getattr(queue, "name", queue))
+    return listener if name == organism.own_queue else replace(listener, queue=name)
+
+
+def add_queues(organism: Organism, app: Celery) -> None:
+    """Have the app's workers consume from the organism's queues, unless `-Q` says otherwise."""
+    known: Any = app.amqp.queues
+    for name in organism.queues:
+        queue = known[name] if name in known else known.new_missing(name)
+        if organism.depth_first and is_rabbitmq(app.conf.broker_url):
+            # RabbitMQ knows priorities only in queues that were declared with them, and takes
+            # the same queue without for another one: whoever sends here declares it like this.
+            queue.max_priority = HIGHEST_PRIORITY
+        known.select_add(queue)
+
+
+def queues_of(organism: Organism, app: Celery) -> list[Queue]:
+    """The organism's queues as the app declares them."""
+    known: Any = app.amqp.queues
+    return [known[name] for name in organism.queues]
+
+
+def served_queues(organism: Organism, app: Celery) -> set[str]:
+    """Those of the organism's queues that this worker consumes from."""
+    return set(app.amqp.queues.consume_from) & set(organism.queues)
