@@ -39,7 +39,6 @@ from threadloom import tasks
 from threadloom.service.lifeline import tied_to_owner
 
 ROOT = Path(__file__).parent.parent
-QUEUE = "celery"
 #: how long a canvas is waited for after the visibility timeout: there is a look each second,
 #: and the machine may be busy
 _MARGIN_S = 6.0
@@ -173,6 +172,10 @@ class Lane:
             self._normal[canvas] = seen
         return self._normal[canvas]
 
+    @property
+    def _queue(self) -> str:
+        return str(self._app.conf.task_default_queue)
+
     # --- workers ------------------------------------------------------------------------
 
     def _new_worker(self) -> Worker:
@@ -184,7 +187,7 @@ class Lane:
     def _activate(self, worker: Worker) -> None:
         worker.wait_ready()
         answers = self._app.control.add_consumer(
-            QUEUE, destination=[worker.name], reply=True, timeout=10.0, limit=1
+            self._queue, destination=[worker.name], reply=True, timeout=10.0, limit=1
         )
         if not answers:
             raise RuntimeError(f"{worker.name} does not answer")
@@ -251,7 +254,7 @@ class Lane:
 
     def _under_way(self) -> int:
         with self._redis.pipeline() as both:  # a transaction: a message moves from one to the other
-            both.llen(QUEUE)
+            both.llen(self._queue)
             both.hlen("unacked")
             queued, unacknowledged = both.execute()
         return int(queued) + int(unacknowledged) + sum(self._watched().values())
@@ -267,7 +270,7 @@ class Lane:
         """What lies in Redis and is no result or record that expires as it should."""
         found = Counter(
             {
-                "queued": self._redis.llen(QUEUE),
+                "queued": self._redis.llen(self._queue),
                 "unacknowledged": self._redis.hlen("unacked"),
                 **self._watched(),
             }

@@ -140,7 +140,9 @@ class Deliverer:
         if isinstance(begun, Release):
             return Outcome(begun.ending)
         if isinstance(begun, Skip):
-            logger.info("delivery.skipped root=%s reason=%s", root_id, begun.reason)
+            # A conversation that the registry does not have: it was forgotten, or is another's.
+            level = logging.WARNING if begun.reason == "unknown" else logging.INFO
+            logger.log(level, "delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
         run = _CurrentRun(
