@@ -1,8 +1,9 @@
 """The planner: from what a run asked for to what must happen, as one Transition.
 
 Pure: no I/O, no clock; ids come from `new_id`. It knows the rules of routing (threads, depth,
-limits, who gets which error); what a fan-out consists of is in `joins`, and a `draft` collects
-what comes out. The backends apply the transition atomically and `tasks` publishes it.
+limits, who gets which error). Who may send to whom is in `rights`, what a fan-out consists of in
+`joins`, and a `draft` collects what comes out. The backends apply the transition atomically and
+`tasks` publishes it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from threadloom.routing.markup import canonical
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.outgoing import Content, content_of, ending_of
 from threadloom.routing.records import Delivery, Frame, Opening, Thread, Transition, Wait
+from threadloom.routing.rights import refusal
 
 #: the sender of faults that no listener sent
 SYSTEM = "system"
@@ -90,7 +92,6 @@ class _Planning:
     def __init__(self, draft: Draft, *, over_limit: bool, label_taken: bool) -> None:
         self._draft = draft
         self._frame = draft.frame
-        self._listeners = draft.organism.listeners
         self._over_limit = over_limit
         self._label_taken = label_taken
         self._limit_told = False
@@ -147,17 +148,16 @@ class _Planning:
 
     def _call(self, response: HandlerResponse) -> None:
         draft, thread, to = self._draft, self._frame.thread, response.to
-        target = self._listeners.get(to)
-        own = self._listeners.get(draft.own_name)
-        if target is None or (own is not None and not own.may_call(to)):
-            self._tell_self(routing_fault(), f"may not call {to!r}, or there is none")
+        refused = refusal(to, self._frame, draft.organism)
+        if refused:
+            self._tell_self(routing_fault(), refused)
             return
         try:
             content = draft.content(response.payload)
         except (InvalidPayloadError, PayloadDefinitionError) as exc:
             self._tell_self(validation_fault(str(exc)), f"the call cannot be sent: {exc}")
             return
-        broken = undeclared(content.element, target)
+        broken = undeclared(content.element, draft.organism.listeners[to])
         if broken:
             self._tell_self(Huh.of(broken, canonical(content.element)), broken)
             return
@@ -182,16 +182,16 @@ class _Planning:
     def _forward(self, forward: Forward) -> None:
         draft, thread = self._draft, self._frame.thread
         assert thread.parent is not None
-        target = self._listeners.get(forward.to)
-        if target is None:  # removed since it was asked for
-            self._fail(Fault(routing_fault(), f"there is no listener {forward.to!r} to send to"))
+        refused = refusal(forward.to, self._frame, draft.organism)
+        if refused:
+            self._fail(Fault(routing_fault(), refused))
             return
         try:
             content = draft.content(forward.payload)
         except InvalidPayloadError as exc:
             self._fail(Fault(handler_fault(), f"the answer cannot be sent: {exc}"))
             return
-        broken = undeclared(content.element, target)
+        broken = undeclared(content.element, draft.organism.listeners[forward.to])
         if broken:
             self._fail(Fault(Huh.of(broken, canonical(content.element)), broken))
             return
@@ -211,9 +211,14 @@ class _Planning:
         )
 
     def _fan_out(self, fan: FanOut) -> None:
+        for target in dict.fromkeys(fan.targets):
+            refused = refusal(target, self._frame, self._draft.organism)
+            if refused:
+                self._fail(Fault(routing_fault(), refused))
+                return
         if self._label_taken or self._over_limit:
-            refusal = fan.label_refusal if self._label_taken else fan.limit_refusal
-            self._fail(Fault(refusal, repr(refusal)))
+            answer = fan.label_refusal if self._label_taken else fan.limit_refusal
+            self._fail(Fault(answer, repr(answer)))
             return
         open_join(self._draft, fan)
         if fan.reply is not None:
