@@ -102,9 +102,9 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
     label = message.buffer_id or str(uuid.uuid4())
     stored = StoredItems.named_by(message.items)
     total = stored.total if stored is not None else len(message.items)
-    reason = _objection(message, total, call)
+    reason, note = _objection(message, total, call)
     if reason:
-        return answer(BufferError(label, reason), failed=True)
+        return answer(BufferError(label, reason), failed=True, note=note)
     if not total:
         return _nothing(message, label)
     if stored is None and total > BATCH:
@@ -154,12 +154,20 @@ def _ms(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-def _objection(message: BufferStart, total: int, call: SystemCall) -> str:
-    """Why a buffer cannot be started; empty if it can."""
-    if not call.may_start(message.target):
-        return routing_fault().message
-    if message.return_to and not call.may_start(message.return_to):
-        return f"return_to: {routing_fault().message}"
+def _objection(message: BufferStart, total: int, call: SystemCall) -> tuple[str, str]:
+    """Why a buffer cannot be started: for its initiator and, if they are told more, for operators.
+
+    Empty if it can.
+    """
+    if refused := call.refusal(message.target):
+        return routing_fault().message, refused
+    if message.return_to and (refused := call.refusal(message.return_to)):
+        return f"return_to: {routing_fault().message}", f"return_to: {refused}"
+    return _unfit(message, total, call), ""
+
+
+def _unfit(message: BufferStart, total: int, call: SystemCall) -> str:
+    """What is wrong with the buffer itself, or that there is no room for it; empty: nothing."""
     for name in ("max_parallel", "item_timeout_seconds", "deadline_seconds"):
         if not 0 <= getattr(message, name) <= _LONGEST:
             return f"{name} must be from 0 (none) to {_LONGEST}"

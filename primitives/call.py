@@ -11,6 +11,7 @@ from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
 from threadloom.routing.records import Frame, JoinState
 from threadloom.routing.results import StoredResults
+from threadloom.routing.rights import refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +24,13 @@ class SystemCall:
     #: how many messages of one fan-out should be on their way at once, for the workers there are
     lanes: Callable[[], int]
 
-    def may_start(self, target: str) -> bool:
-        """Whether a listener is there and whoever initiated this call may call it.
+    def refusal(self, target: str) -> str:
+        """Why whoever initiated this call may not send to `target`, for operators; "" if it may.
 
-        The initiator is the nearest listener up the chain that is not a system listener: a
-        sequence that starts a buffer has no rights of its own to lend. Whoever injected the
-        conversation may call anybody.
+        The planner decides the same again. A primitive asks first where it can say more than that
+        the message could not be delivered, or has to know before it looks at the target.
         """
-        listeners = self.organism.listeners
-        if target not in listeners:
-            return False
-        for name in reversed(self.frame.thread.chain[1:-1]):
-            if name not in listeners:  # removed meanwhile, and its rights with it
-                return False
-            if not listeners[name].system:
-                return listeners[name].may_call(target)
-        return True
+        return refusal(target, self.frame, self.organism)
 
     @property
     def too_deep(self) -> bool:

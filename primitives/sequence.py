@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxml import etree
 
@@ -66,7 +67,8 @@ def _start(message: SequenceStart, call: SystemCall) -> Action:
     label = message.sequence_id or str(uuid.uuid4())
     objection = _objection(message, call)
     if objection is not None:
-        return answer(SequenceError(label, *objection), failed=True)
+        step, index, text, note = objection
+        return answer(SequenceError(label, step, index, text), failed=True, note=note)
     return FanOut(
         kind=JoinKind.SEQUENCE,
         label=label,
@@ -81,21 +83,33 @@ def _start(message: SequenceStart, call: SystemCall) -> Action:
     )
 
 
-def _objection(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] | None:
-    """Why a sequence cannot be started: the step in question, its index, the text."""
+class _Objection(NamedTuple):
+    """Why a sequence cannot be started."""
+
+    #: the step in question and its index; empty and -1: none in particular
+    step: str
+    step_index: int
+    #: what the initiator is told
+    text: str
+    #: what operators are told, if that is more
+    note: str = ""
+
+
+def _objection(message: SequenceStart, call: SystemCall) -> _Objection | None:
     if not message.steps:
-        return "", -1, "a sequence needs at least one step"
+        return _Objection("", -1, "a sequence needs at least one step")
     for index, step in enumerate(message.steps):
-        if not call.may_start(step):
-            return step, index, routing_fault().message
-    if message.return_to and not call.may_start(message.return_to):
-        return "", -1, f"return_to: {routing_fault().message}"
+        if refused := call.refusal(step):
+            return _Objection(step, index, routing_fault().message, f"step {index}: {refused}")
+    if message.return_to and (refused := call.refusal(message.return_to)):
+        told = f"return_to: {routing_fault().message}"
+        return _Objection("", -1, told, f"return_to: {refused}")
     if call.too_deep or not call.room_for(len(message.steps) + 1):
-        return "", -1, limit_fault().message
+        return _Objection("", -1, limit_fault().message)
     return _mismatch(message, call)
 
 
-def _mismatch(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] | None:
+def _mismatch(message: SequenceStart, call: SystemCall) -> _Objection | None:
     """The first step that cannot take what it will get, as far as that is declared."""
     arriving: frozenset[str] = frozenset([etree.QName(message.payload.element).localname])
     for index, step in enumerate(message.steps):
@@ -104,7 +118,7 @@ def _mismatch(message: SequenceStart, call: SystemCall) -> tuple[str, int, str] 
             text = (
                 f"takes {', '.join(sorted(listener.accepts))}, gets {', '.join(sorted(arriving))}"
             )
-            return step, index, text
+            return _Objection(step, index, text)
         arriving = frozenset(listener.replies)
     return None
 

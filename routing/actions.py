@@ -1,7 +1,7 @@
 """What a run of a listener asks for, before anything is decided.
 
 Handlers return `HandlerResponse`; the other actions are how the system listeners and the
-delivery shell speak to the planner. All of them are data.
+delivery shell speak to the planner, and no other handler may return them. All of them are data.
 """
 
 from __future__ import annotations
@@ -111,29 +111,38 @@ class Forward:
     to: str
 
 
+#: no stranger: None may be one, in a list
+_NONE = object()
+
 Action = HandlerResponse | Fault | FanOut | Forward | Supply
 Actions = tuple[Action, ...]
 
 
-def read_return(returned: object) -> Actions:
-    """The actions a handler's return value stands for; a Fault for anything else."""
+def read_return(returned: object, *, system: bool = False) -> Actions:
+    """The actions a handler's return value stands for; one Fault for anything else.
+
+    `system`: the handler is a system listener's, which may ask for more than a `HandlerResponse`.
+    """
     if returned is None:
         return ()
-    if isinstance(returned, HandlerResponse | FanOut | Forward | Supply | Fault):
+    if isinstance(returned, HandlerResponse):
         return (returned,)
-    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
-        strangers = [r for r in returned if not isinstance(r, HandlerResponse | FanOut | Forward)]
-        if not strangers:
-            return tuple(returned)
-        returned = strangers[0]
-    if inspect.isawaitable(returned):
-        what = "an awaitable that nobody awaited"
-    else:
-        what = f"a {type(returned).__name__}"
-    return (
-        Fault(
-            handler_fault(),
-            f"the handler returned {what}; return a HandlerResponse, a list of them, or None",
-            dead_letter=True,
-        ),
+    is_list = isinstance(returned, Sequence) and not isinstance(returned, str | bytes)
+    several: Sequence[Any] = returned if is_list else (returned,)  # type: ignore[assignment]
+    allowed = Action if system else HandlerResponse
+    stranger = next((each for each in several if not isinstance(each, allowed)), _NONE)
+    if stranger is _NONE:
+        return tuple(several)
+    note = (
+        f"the handler returned {_described(stranger)}; "
+        "return a HandlerResponse, a list of them, or None"
     )
+    return (Fault(handler_fault(), note, dead_letter=True),)
+
+
+def _described(stranger: object) -> str:
+    if inspect.isawaitable(stranger):
+        return "an awaitable that nobody awaited"
+    if isinstance(stranger, Action | Retry):
+        return f"a {type(stranger).__name__}, which is for system listeners only"
+    return f"a {type(stranger).__name__}"

@@ -66,10 +66,6 @@ class Listener:
         through_queue = self.queue is not None or self.rate_limit is not None or not self.local
         return 0.0 if through_queue else self.timeout_s
 
-    def may_call(self, target: str) -> bool:
-        """Whether this listener's declaration lets it send to `target`."""
-        return self.peers is None or target in self.peers or target == self.name
-
 
 @dataclass(frozen=True, slots=True)
 class Organism:

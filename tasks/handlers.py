@@ -76,7 +76,7 @@ def run_handler(
         within = exc.__traceback__ and exc.__traceback__.tb_next  # the handler's own frames
         trace = told(traceback.format_exception(type(exc), exc, within))
         return (Fault(handler_fault(), trace, dead_letter=True),)
-    return read_return(returned)
+    return read_return(returned, system=listener.system)
 
 
 def told(lines: Iterable[str]) -> str:

@@ -183,6 +183,19 @@ class Deployment:
             **self.environment,
         }
 
+    def command(self, *arguments: str) -> str:
+        """What `threadloom` prints with these arguments and this organism; it has to succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "threadloom", *arguments, "--organism", str(self.organism)],
+            cwd=ROOT,
+            env={**self._environment(), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=WAIT_S,
+        )
+        return done.stdout
+
     def inject(self, to: str, payload: Any, **options: Any) -> Any:
         """`threadloom.inject`, returning its AsyncResult."""
         return tasks.inject(self.app, to, payload, **options)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from tests.stories import LONG_MS
 from threadloom.primitives import SystemCall
 from threadloom.routing import Organism, records
-from threadloom.routing.actions import Actions, Retry, read_return
+from threadloom.routing.actions import Actions, Fault, Retry, read_return
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.envelope import build_envelope
 from threadloom.routing.faults import timeout_fault
@@ -162,8 +162,10 @@ class Plant:
         stored = StoredResults(self.backend, frame.conversation)
         if listener.system:
             call = SystemCall(frame, self.organism, stored, lanes=lambda: 2)
-            return read_return(listener.handler(payload, call))
+            return read_return(listener.handler(payload, call), system=True)
         returned = listener.handler(payload, frame, stored)
+        if isinstance(returned, Fault):  # what `tasks` makes of a handler that raises
+            return (returned,)
         return returned if isinstance(returned, Retry) else read_return(returned)
 
     def _commit(

@@ -508,16 +508,24 @@ class ConversationState:
         self._sent.pop(self.member("d", delivery), None)
         return self.grant(stored, reason, owner=owner, lease_ms=lease_ms)
 
+    def follows_a_queued_one(self, row: Delivery) -> bool:
+        slots = self.slots[row.thread]
+        slot = next(n for n in reversed(range(len(slots))) if slots[n] == row.id)
+        return slot > 0 and self.deliveries[slots[slot - 1]].state in ("held", "ready", "sent")
+
     def take(self, run: Run) -> Begun | None:
         """What a run goes on with, of what is ready now."""
-        for position in reversed(range(len(self.publish))):
-            row = self.publish[position]
-            stored = self.deliveries[row.id]
-            known = row.thread in self.threads
-            if 0 < row.local_s <= run.within_s and self.moot(stored) is None and known:
+        first_is_queued = False
+        for position, row in enumerate(self.publish):
+            stored, is_new = self.deliveries[row.id], not row.held
+            overtakes = is_new and (first_is_queued or self.follows_a_queued_one(row))
+            if 0 < row.local_s <= run.within_s and not overtakes and self.moot(stored) is None:
+                if row.thread not in self.threads:
+                    return None
                 del self.publish[position]
                 self.runs[run.id] = row.id
                 return self.grant(stored, stored.reason, owner=run.owner, lease_ms=run.lease_ms)
+            first_is_queued = first_is_queued or is_new
         return None
 
     def taken_before(self, settled: StoredDelivery, run: Run) -> Begun | None:

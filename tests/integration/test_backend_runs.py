@@ -35,19 +35,50 @@ def calls(story: Story, frame: Frame, *local_s: float) -> dict[str, Any]:
 # --- going on -------------------------------------------------------------------------------
 
 
-def test_a_run_takes_the_last_that_it_may_and_the_others_are_published(story: Story) -> None:
+def test_a_run_takes_the_first_and_the_others_are_published(story: Story) -> None:
     """It is begun in the same step, with all that `begin` would have told; nobody else gets it."""
     frame = story.start()
-    transition = story.transition(frame, **calls(story, frame, 30.0, 5.0, 0.0, 90.0))
+    transition = story.transition(frame, **calls(story, frame, 5.0, 30.0, 0.0, 90.0))
     done = committed(story.backend.commit(transition, run=a_run(story)))
-    assert ids(done.publications) == ["d1", "d3", "d4"]
+    assert ids(done.publications) == ["d2", "d3", "d4"]
     assert done.begun is not None
     taken = done.begun.frame
-    assert (taken.delivery, taken.attempt, taken.deliveries) == (transition.deliveries[1], 1, 5)
-    assert (taken.thread, taken.join, taken.children) == (transition.threads[1], None, {})
-    assert story.try_begin("d2", owner="worker-2") == Skip("leased")
+    assert (taken.delivery, taken.attempt, taken.deliveries) == (transition.deliveries[0], 1, 5)
+    assert (taken.thread, taken.join, taken.children) == (transition.threads[0], None, {})
+    assert story.try_begin("d1", owner="worker-2") == Skip("leased")
     assert committed(story.backend.commit(story.transition(taken))).publications == ()
     assert story.row.in_flight == 3
+
+
+@pytest.mark.parametrize("first_s", [0.0, 90.0], ids=["not local", "takes too long"])
+def test_a_list_of_responses_is_taken_in_its_order(story: Story, first_s: float) -> None:
+    """If the first response has to be queued, the second one waits in the queue behind it."""
+    frame = story.start()
+    transition = story.transition(frame, **calls(story, frame, first_s, 30.0))
+    done = committed(story.backend.commit(transition, run=a_run(story)))
+    assert (ids(done.publications), done.begun) == (["d1", "d2"], None)
+
+
+@pytest.mark.parametrize("first_has_begun", [True, False])
+def test_a_reply_does_not_overtake_one_that_is_queued(story: Story, first_has_begun: bool) -> None:
+    """The caller gets the replies in the order in which they were sent, taken or queued."""
+    frame = story.start()
+    story.commit(frame, **calls(story, frame, 0.0, 0.0))
+    replies = {}
+    for called, reply in (("d1", "first"), ("d2", "second")):
+        taken = story.begin(called)
+        replied = story.delivery(taken, id=reply, thread="t1", to="clerk", local_s=30.0)
+        transition = story.transition(taken, deliveries=(replied,))
+        # The slice of the first peer's run is over, so its reply has to be queued.
+        run = Run(called, story.owner, LONG_MS, within_s=0.0 if reply == "first" else 30.0)
+        replies[reply] = committed(story.backend.commit(transition, run=run))
+        if reply == "first" and first_has_begun:
+            story.begin("first")
+    assert (ids(replies["first"].publications), replies["first"].begun) == (["first"], None)
+    second = replies["second"]
+    begun = second.begun.frame.delivery.id if second.begun else None
+    expected = ([], "second") if first_has_begun else (["second"], None)
+    assert (ids(second.publications), begun) == expected
 
 
 @pytest.mark.parametrize("run", [None, 0.0], ids=["no run", "its time is over"])
@@ -71,8 +102,9 @@ def test_a_commit_that_ends_the_conversation_takes_nothing(story: Story) -> None
 def test_a_lost_answer_of_a_commit_is_asked_for_again_with_what_it_took(story: Story) -> None:
     """The same lease, not a second one."""
     frame = story.start()
-    transition = story.transition(frame, **calls(story, frame, 0.0, 30.0))
+    transition = story.transition(frame, **calls(story, frame, 30.0, 0.0))
     first = committed(story.backend.commit(transition, run=a_run(story)))
+    assert first.begun is not None
     again = committed(story.backend.commit(transition, run=a_run(story)))
     assert (again.adopted, again.begun, again.publications) == (
         True,
@@ -142,6 +174,17 @@ def test_the_run_of_an_item_goes_on_with_the_next_one(story: Story) -> None:
         begun = committed(story.backend.commit(transition, run=a_run(story)))
         assert begun.publications == ()
     assert seen == ["j1.0", "j1.1", "j1.2", "j1.3", "j1.4", "j1.body"]
+
+
+def test_the_first_lane_is_the_one_that_a_run_takes(story: Story) -> None:
+    """The items begin with index 0, whether a run goes on with one of them or not."""
+    frame = story.start()
+    changes = story.fan_out(frame, 5, released=3)
+    changes["deliveries"] = tuple(replace(d, local_s=30.0) for d in changes["deliveries"])
+    opened = committed(story.backend.commit(story.transition(frame, **changes), run=a_run(story)))
+    assert opened.begun is not None
+    assert opened.begun.frame.delivery.id == "j1.0"
+    assert ids(opened.publications) == ["j1.1", "j1.2"]
 
 
 def test_more_workers_get_more_lanes(story: Story) -> None:

@@ -225,6 +225,7 @@ def test_an_agent_may_only_send_items_where_it_may_call(works: Works) -> None:
     kind, what = works.led("apprentice", "system.buffer", start)
     assert kind == "BufferError"
     assert NOT_DELIVERED in what
+    works.noted("apprentice may not call 'copier': it is not in the peers of 'apprentice'")
     assert works.led("apprentice", "system.buffer", BufferStart("worker", jobs(("do", "x"))))[
         0
     ] == ("BufferComplete")

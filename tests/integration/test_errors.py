@@ -35,6 +35,10 @@ MISDEEDS = [
     Misdeed("raises", "handler", "ValueError: the safe's combination"),
     Misdeed("returns.text", "handler", "the handler returned a str"),
     Misdeed("returns.stranger", "handler", "NotAPayload"),
+    Misdeed("forges.fan_out", "handler", "a FanOut, which is for system listeners only"),
+    Misdeed("forges.forward", "handler", "a Forward, which is for system listeners only"),
+    Misdeed("forges.supply", "handler", "a Supply, which is for system listeners only"),
+    Misdeed("forges.fault", "handler", "a Fault, which is for system listeners only"),
     Misdeed("addresses.nonsense", "handler", "unhashable"),
     Misdeed("exits", "handler", "SystemExit: 3"),
     Misdeed("cancels", "handler", "CancelledError"),
@@ -98,6 +102,18 @@ def test_the_caller_gets_the_error_and_goes_on(
     assert misdeed.note in story.notes
 
 
+@pytest.mark.parametrize("kind", ["fan_out", "forward", "supply", "fault"])
+def test_forged_actions_of_the_system_reach_nobody(
+    desk: Deployment, done: dict[str, Any], kind: str
+) -> None:
+    """A handler that imports what only system listeners may return gets no further than others."""
+    result, _ = done[f"forges.{kind}"]
+    result.get(timeout=WAIT_S, propagate=False)
+    story = Story(desk, result.id)
+    assert [to for _, to, _ in story.messages] == [f"forges.{kind}"]
+    assert not story.records("echo")
+
+
 @pytest.mark.parametrize("listener", ["dies.once", "is.ended.once"])
 def test_a_lost_process_is_retried_with_the_same_message_id(
     desk: Deployment, done: dict[str, Any], listener: str
@@ -151,7 +167,21 @@ def test_unknown_and_forbidden_are_one_text(desk: Deployment, caller: str, targe
     assert [m[1] for m in story.messages] == [caller, caller], "nobody else got a message"
     assert not story.records("clerk")
     assert not story.records("add")
-    assert repr(target) in story.notes
+    absent = target in ("nobody", "system.nobody", "<&>")
+    assert story.notes == (
+        f"there is no listener {target!r}"
+        if absent
+        else f"{caller} may not call {target!r}: it is not in the peers of {caller!r}"
+    )
+
+
+def test_operators_see_why_a_call_was_refused(desk: Deployment) -> None:
+    """`threadloom thread` names the peer that is missing and the list that it is missing from."""
+    _, story = told(desk, "hermit", {"to": "clerk", "message": ASK})
+    shown = desk.command("thread", story.conversation.id)
+    assert "hermit may not call 'clerk': it is not in the peers of 'hermit'" in " ".join(
+        shown.split()
+    )
 
 
 def test_a_peer_that_is_named_may_be_called(desk: Deployment) -> None:

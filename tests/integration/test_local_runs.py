@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.desk import Story, close_app, plain_app, settled, told
-from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, deployed, eventually
+from tests.harness import (
+    ORGANISMS,
+    WAIT_S,
+    Deployment,
+    NewBroker,
+    deployed,
+    eventually,
+    queued,
+)
 from tests.wire import listening
 from threadloom.routing.records import ConversationStatus
 
@@ -155,3 +164,38 @@ def test_no_message_of_a_long_buffer_is_larger_than_of_a_short_one(sprint: Deplo
             told(sprint, "crowd", {"size": size})
         largest[size] = max(wire.sizes())
     assert largest[3_000] - largest[10] <= len("2999") - len("9")
+
+
+@pytest.fixture(scope="module", params=["default slice", "no slice"])
+def one_process(
+    request: pytest.FixtureRequest,
+    deployment_url: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Deployment]:
+    """The sprint organism with one process: it goes on for its slice, or queues everything."""
+    place = tmp_path_factory.mktemp("order")
+    source = ORGANISMS / "sprint" / "organism.yaml"
+    organism = source
+    if request.param == "no slice":
+        organism = queued(source, place)
+        shutil.copy(source.parent / "sprint_handlers.py", place)
+    deployment = Deployment(organism, redis_url=deployment_url(), directory=place)
+    try:
+        deployment.start_worker(concurrency=1)
+        yield deployment
+    finally:
+        deployment.close()
+
+
+@pytest.mark.parametrize("first_ms", [0, 120], ids=["quick", "longer than a slice"])
+def test_a_list_of_responses_is_taken_in_its_order(one_process: Deployment, first_ms: int) -> None:
+    """Callees and their replies begin in the order of the list, with local continuation or not.
+
+    Where the first callee uses the slice up, its reply is queued, and the next ones do not overtake
+    it although their runs may go on.
+    """
+    names = ["first", "second", "third"]
+    _, story = told(one_process, "caller", {"names": names, "first_ms": first_ms})
+    callees = [record["own_name"] for record in story.records("ran") if record["own_name"] in names]
+    replies = [record["from"] for record in story.records("ran") if record["from"] in names]
+    assert (callees, replies) == (names, names)

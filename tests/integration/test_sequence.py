@@ -105,10 +105,14 @@ def test_an_agent_may_only_use_steps_that_it_may_call(works: Works) -> None:
     assert kind == "SequenceError"
     assert "<failed_step>line.polish</failed_step><step_index>1</step_index>" in what
     assert NOT_DELIVERED in what
+    works.noted(
+        "step 1: apprentice may not call 'line.polish': it is not in the peers of 'apprentice'"
+    )
     start = SequenceStart(["line.paint"], BOLT, return_to="archive")
     kind, what = works.led("apprentice", "system.sequence", start)
     assert kind == "SequenceError"
     assert f"return_to: {NOT_DELIVERED}" in what
+    works.noted("return_to: apprentice may not call 'archive'")
     assert not works.records("paint")
 
 

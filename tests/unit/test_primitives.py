@@ -77,33 +77,6 @@ def error_of(action: Any) -> Any:
     return action.payload
 
 
-# --- rights -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("chain", "may_pack"),
-    [
-        (("console", "system.buffer"), True),
-        (("console", "system.sequence", "system.buffer"), True),
-        (("console", "agent", "system.buffer"), True),
-        (("console", "apprentice", "system.buffer"), False),
-        (("console", "apprentice", "system.sequence", "system.buffer"), False),
-        (("console", "apprentice", "system.buffer", "agent", "system.buffer"), True),
-        (("console", "agent", "system.buffer", "apprentice", "system.buffer"), False),
-        (("console", "removed", "system.buffer"), False),
-        # An injector may call itself what it likes: it is at the chain's beginning.
-        (("apprentice", "system.buffer"), True),
-    ],
-)
-def test_the_rights_are_those_of_the_nearest_listener(
-    chain: tuple[str, ...], may_pack: bool
-) -> None:
-    """Not of the system listeners in between, and not of anybody further up."""
-    call = call_in(*chain)
-    assert call.may_start("pack") is may_pack
-    assert not call.may_start("nobody")
-
-
 # --- sequence -----------------------------------------------------------------------------
 
 

@@ -39,13 +39,24 @@ local function settle()
   redis.call('ZREM', DUE, member('d', h.delivery))
 end
 
--- Let the run go on at once with one of the deliveries that are ready now, the last one that may.
+-- Whether the delivery before this one on its thread has not begun yet: it waits in a queue.
+local function follows_a_queued_one(row)
+  local before = row.slot > 0 and redis.call('HGET', D, 'm:' .. row.thread .. ':' .. row.slot - 1)
+  if not before then return false end
+  local state = state_of(before)
+  return not state or state == 'held' or state == 'ready' or state == 'sent'
+end
+
+-- Let the run go on at once with the first delivery that it may, and publish the others. What this
+-- commit created overtakes nothing: neither what it created before (a list of responses is taken in
+-- its order) nor an earlier delivery of the same thread (replies arrive in the order of their calls).
 local function take()
   if within_s == 0 or (is_final() and not ended_before) then return false end
-  for i = #publish, 1, -1 do
-    local ready = publish[i]
+  local first_is_queued = false
+  for i, ready in ipairs(publish) do
     local fields = ready.row or read_row(ready.raw)
     if fields.local_s > 0 and fields.local_s <= within_s
+        and not (ready.row and (first_is_queued or follows_a_queued_one(ready.row)))
         and not moot(fields) then
       local thread = redis.call('HMGET', T, 't:' .. fields.thread, 'k:' .. fields.thread)
       if not thread[1] then return false end  -- it was cleaned up; whoever begins it says so
@@ -54,6 +65,7 @@ local function take()
       return grant(ready.id, not ready.row and ready.raw, fields, ready.attempt, ready.reason,
         owner, lease, run, thread)
     end
+    first_is_queued = first_is_queued or ready.row
   end
   return false
 end

@@ -137,8 +137,8 @@ local function launch(id, raw, row)
 end
 
 local function remember(row)
-  local slot = redis.call('HINCRBY', D, 'n:' .. row.thread, 1) - 1
-  redis.call('HSET', D, 'm:' .. row.thread .. ':' .. slot, row.id)
+  row.slot = redis.call('HINCRBY', D, 'n:' .. row.thread, 1) - 1
+  redis.call('HSET', D, 'm:' .. row.thread .. ':' .. row.slot, row.id)
   note('message', row.id)
 end
 

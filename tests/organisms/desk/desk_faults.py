@@ -15,7 +15,9 @@ from typing import Any
 from desk_handlers import Ask
 
 from tests.recording import record
-from threadloom import HandlerMetadata, HandlerResponse
+from threadloom import XML, HandlerMetadata, HandlerResponse
+from threadloom.routing.actions import FanOut, Fault, Forward, Supply
+from threadloom.routing.records import Join, JoinKind
 
 #: longer than any test waits
 _FOR_EVER_S = 600.0
@@ -45,6 +47,27 @@ def returns_stranger(message: Ask, meta: HandlerMetadata) -> Any:
 
 def addresses_nonsense(message: Ask, meta: HandlerMetadata) -> Any:
     return HandlerResponse(message, to=["calculator.add"])  # type: ignore[arg-type]
+
+
+def forges_fan_out(message: Ask, meta: HandlerMetadata) -> Any:
+    """Ask for what a buffer asks for, with a listener as its target that is no peer."""
+    inputs = (XML("<Text><text>fan-out</text></Text>").element,)
+    return FanOut(JoinKind.BUFFER, "", ("echo",), inputs, total=1, need_ok=0, need_failed=0)
+
+
+def forges_forward(message: Ask, meta: HandlerMetadata) -> Any:
+    """The same, in a list behind something that is allowed."""
+    answer = HandlerResponse.respond(message)
+    return [answer, Forward(XML("<Text><text>forward</text></Text>"), "echo")]
+
+
+def forges_supply(message: Ask, meta: HandlerMetadata) -> Any:
+    join = Join("made-up", JoinKind.BUFFER, meta.thread_id, 9, 0, 0, None, targets=("echo",))
+    return Supply(join, 0, (XML("<Text><text>supply</text></Text>").element,), "")
+
+
+def forges_fault(message: Ask, meta: HandlerMetadata) -> Any:
+    return Fault(message, SECRET)
 
 
 def sleeps(message: Ask, meta: HandlerMetadata) -> None:

@@ -38,6 +38,15 @@ class Nap:
 
 @payload
 @dataclass
+class Roster:
+    #: who is called, in this order
+    names: list[str]
+    #: how long the first one takes; the others take no time
+    first_ms: int
+
+
+@payload
+@dataclass
 class Came:
     number: int = 0
 
@@ -83,6 +92,20 @@ def nap(message: Nap, meta: HandlerMetadata) -> HandlerResponse:
     _note(meta)
     time.sleep(message.ms / 1000)  # the work of a handler that takes its time
     return HandlerResponse.respond(Came(message.ms))
+
+
+def call_roster(
+    message: Roster | Came, meta: HandlerMetadata
+) -> HandlerResponse | list[HandlerResponse] | None:
+    """Call everybody on the list, and answer once the last of three has replied."""
+    _note(meta)
+    if isinstance(message, Roster):
+        naps = [message.first_ms, *[0] * (len(message.names) - 1)]
+        return [
+            HandlerResponse(Nap(ms), to=name) for name, ms in zip(message.names, naps, strict=True)
+        ]
+    replies = sum(slot.payload_name == "Came" for slot in meta.context)
+    return HandlerResponse.respond(message) if replies == 3 else None
 
 
 def gather(message: Crowd | BufferComplete, meta: HandlerMetadata) -> HandlerResponse:
