@@ -4,11 +4,11 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test chaos bench check clean
+.PHONY: help demo test chaos bench check dist wheel-test clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
-	@awk -F ':  ## ' '/^[a-z]+:  ## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':  ## ' '/^[a-z-]+:  ## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo:  ## take the census of the Python standard library (sets everything up first)
 	@sh .ci/venv
@@ -26,11 +26,22 @@ bench:  ## beside bare Celery, Dramatiq and DBOS, in an environment of its own (
 	@VENV=.venv-bench REQUIREMENTS=benchmarks/requirements.txt sh .ci/venv
 	@.venv-bench/bin/python -m benchmarks.suite $(ARGS)
 
-check:  ## ruff and mypy --strict
+check:  ## ruff, mypy --strict, and whether every import is of a declared dependency
 	@sh .ci/venv lint
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy --strict
+	@$(RUN) deptry . --no-ansi
+	@$(RUN) deptry tests --exclude NONE --ignore DEP002,DEP004 --no-ansi
+
+dist:  ## build the sdist and the wheel into dist/
+	@sh .ci/venv test
+	@sh .ci/dist
+
+wheel-test:  ## use the built wheel as a user would, and a fresh clone, where nothing else is installed
+	@sh .ci/venv test
+	@.ci/wheel
+	@.ci/first_command
 
 clean:  ## remove the virtual environment, caches and build leftovers
 	@rm -rf .venv .venv-bench build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
