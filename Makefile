@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test chaos bench check dist wheel-test clean
+.PHONY: help demo test fuzz chaos bench check dist wheel-test clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
@@ -17,6 +17,10 @@ demo:  ## take the census of the Python standard library (sets everything up fir
 test:  ## run the tests, on a private Redis of their own
 	@sh .ci/venv test
 	@$(RUN) pytest $(or $(ARGS),-n 3 --dist loadfile)
+
+fuzz:  ## look for counterexamples at random for MINUTES (5); the first one ends it, and is kept
+	@sh .ci/venv test
+	@.ci/fuzz $(or $(MINUTES),5)
 
 chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost or doubled
 	@sh .ci/venv test
