@@ -4,11 +4,11 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test chaos bench check clean
+.PHONY: help demo test fuzz chaos bench check dist wheel-test clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
-	@awk -F ':  ## ' '/^[a-z]+:  ## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':  ## ' '/^[a-z-]+:  ## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo:  ## take the census of the Python standard library (sets everything up first)
 	@sh .ci/venv
@@ -18,6 +18,10 @@ test:  ## run the tests, on a private Redis of their own
 	@sh .ci/venv test
 	@$(RUN) pytest $(or $(ARGS),-n 3 --dist loadfile)
 
+fuzz:  ## look for counterexamples at random for MINUTES (5); the first one ends it, and is kept
+	@sh .ci/venv test
+	@.ci/fuzz $(or $(MINUTES),5)
+
 chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost or doubled
 	@sh .ci/venv test
 	@$(RUN) tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
@@ -26,11 +30,22 @@ bench:  ## beside bare Celery, Dramatiq and DBOS, in an environment of its own (
 	@VENV=.venv-bench REQUIREMENTS=benchmarks/requirements.txt sh .ci/venv
 	@.venv-bench/bin/python -m benchmarks.suite $(ARGS)
 
-check:  ## ruff and mypy --strict
+check:  ## ruff, mypy --strict, and whether every import is of a declared dependency
 	@sh .ci/venv lint
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy --strict
+	@$(RUN) deptry . --no-ansi
+	@$(RUN) deptry tests --exclude NONE --ignore DEP002,DEP004 --no-ansi
+
+dist:  ## build the sdist and the wheel into dist/
+	@sh .ci/venv test
+	@sh .ci/dist
+
+wheel-test:  ## use the built wheel as a user would, and a fresh clone, where nothing else is installed
+	@sh .ci/venv test
+	@.ci/wheel
+	@.ci/first_command
 
 clean:  ## remove the virtual environment, caches and build leftovers
 	@rm -rf .venv .venv-bench build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,8 @@ Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog (2015).
 
 from __future__ import annotations
 
+import math
+
 #: no wait is longer, however many failures there were
 LONGEST_MS = 600_000
 
@@ -19,6 +21,8 @@ def backoff_ms(base_s: float, failures: int, *, draw: float) -> int:
     """
     if failures < 1:
         raise ValueError(f"failures must be at least 1, got {failures}")
-    # Beyond 2**40 of anything the cap holds; the exponent stays small enough for a float.
-    full = min(float(LONGEST_MS), base_s * 1000 * 2.0 ** min(failures - 1, 40))
+    try:
+        full = min(float(LONGEST_MS), math.ldexp(base_s * 1000, failures - 1))
+    except OverflowError:  # no float is as large; the cap is
+        full = float(LONGEST_MS)
     return round(full * (0.5 + 0.5 * draw))

@@ -14,11 +14,19 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from threadloom.service.embedded_redis import DATABASES, EmbeddedRedis
 from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis_server
 
 _REDIS_DEFAULT_PORT = 6379
+
+# What a machine that is busy with something else takes for an example is no fault of ours.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: the same examples each time: who changes nothing breaks nothing
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
+settings.register_profile("fuzz", settings.get_profile("dev"), print_blob=True)  # `make fuzz`
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.harness import START_TIMEOUT_S, Deployment, Worker
+from tests.harness import START_TIMEOUT_S, Deployment, Worker, whole_lines
 
 _SCRIPT = Path(__file__).parent / "foreign" / "elsewhere.py"
 
@@ -68,8 +68,6 @@ class Elsewhere:
 
     def records(self, task: str, **wanted: Any) -> list[dict[str, Any]]:
         """What its tasks got, in order."""
-        if not self.records_file.exists():
-            return []
-        lines = map(json.loads, self.records_file.read_text().splitlines())
+        lines = map(json.loads, whole_lines(self.records_file))
         wanted = {"task": task, **wanted}
         return [r for r in lines if all(r.get(k) == v for k, v in wanted.items())]

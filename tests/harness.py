@@ -30,8 +30,9 @@ from threadloom.tasks.queues import queues_of
 ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
 RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
-START_TIMEOUT_S = 40.0
-WAIT_S = 20.0
+START_TIMEOUT_S = 90.0
+#: seconds to wait for what has to come: only what hangs is ended by it, also on a busy machine
+WAIT_S = 60.0
 
 #: in place of a broker's URL: the organism is attached to a team's app on its registry's Redis
 ATTACHED = "attached"
@@ -51,6 +52,14 @@ def eventually(look: Callable[[], T | None], *, timeout_s: float = WAIT_S, what:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what or look}")
         time.sleep(0.02)
+
+
+def whole_lines(file: Path) -> list[bytes]:
+    """The lines of a file that others append to; none if there is no file.
+
+    What follows the last newline is a line that is still being written, and is left for later.
+    """
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
 
 class Worker:
@@ -223,9 +232,7 @@ class Deployment:
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:
         """What handlers recorded, in order; only those with the wanted values."""
-        if not self.records_file.exists():
-            return []
-        lines = map(json.loads, self.records_file.read_text().splitlines())
+        lines = map(json.loads, whole_lines(self.records_file))
         return [r for r in lines if all(r.get(k) == v for k, v in wanted.items())]
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ class Up:
 
     @property
     def out(self) -> str:
-        return self._out.read_text()
+        return self._out.read_text(errors="replace")  # perhaps cut in the middle of a character
 
     @property
     def log(self) -> str:

@@ -60,8 +60,9 @@ class Shop:
             )
 
         def ready() -> bool:
-            assert process.poll() is None, self.log.read_text()
-            return "● ready" in self.log.read_text()
+            log = self.log.read_text(errors="replace")  # perhaps cut in the middle of a character
+            assert process.poll() is None, log
+            return "● ready" in log
 
         eventually(ready, timeout_s=START_TIMEOUT_S, what="up is ready")
         return process

@@ -50,7 +50,7 @@ class Orders:
             text = (self.directory / f"{conversation}.done").read_text()
         except FileNotFoundError:
             return None
-        return float(text) if text else None
+        return float(text) if text.endswith("\n") else None  # else it is being written
 
     def reached(self, point: str, listener: str, conversation: str) -> None:
         """Called by a pool process at each point: does not return if an order is due here."""
@@ -61,7 +61,7 @@ class Orders:
         if (order.listener, order.point) != (listener, point):
             return
         if self._count(conversation) == order.let_pass and _created(
-            self.directory / f"{conversation}.done", repr(time.time())
+            self.directory / f"{conversation}.done", f"{time.time()!r}\n"
         ):
             end_myself(whole_worker=order.whole_worker)
 

@@ -15,7 +15,7 @@ import redis
 from tests.chaos.fleet import Fleet
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import Orders
-from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted
+from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted, whole_lines
 from threadloom import tasks
 from threadloom.config.celery_settings import celery_url
 from threadloom.routing.backends import SharedBackend
@@ -90,12 +90,12 @@ class Site:
 
     def journal(self, conversation: str | None = None) -> list[Step]:
         """Which points were reached, in order: of all conversations, or of one."""
-        steps = (Step(*line) for line in _lines(self._journal))
+        steps = (Step(*json.loads(line)) for line in whole_lines(self._journal))
         return [s for s in steps if conversation in (None, s.conversation)]
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:
         """What handlers recorded, in order; only those with the wanted values."""
-        found = _lines(self._records)
+        found = map(json.loads, whole_lines(self._records))
         return [r for r in found if all(r.get(k) == v for k, v in wanted.items())]
 
     def states(self, conversation: str) -> dict[str, str]:
@@ -140,10 +140,3 @@ def _urls(registry_url: str, broker_url: str) -> dict[str, str]:
         "CHAOS_BROKER_URL": celery_url(broker_url),
         "CHAOS_RESULTS_URL": celery_url(broker_url),
     }
-
-
-def _lines(file: Path) -> list[Any]:
-    """The JSON values of a file; the last line may be in the middle of being written."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().split("\n")[:-1]]

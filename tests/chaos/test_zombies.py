@@ -20,7 +20,7 @@ from tests.chaos.nursery import Nursery
 from tests.chaos.site import Site
 from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import PLANS
-from tests.harness import eventually
+from tests.harness import WAIT_S, eventually, whole_lines
 from threadloom import tasks
 from threadloom.routing.records import ConversationStatus, Ending
 from threadloom.tasks.canvas import CONVERSATION, INJECTED
@@ -60,7 +60,7 @@ class Ward:
 
     def discharged(self, conversation: str, *, runs: int) -> None:
         """It ends right, after so many runs of its handler."""
-        await_end(self.site, conversation, timeout_s=20)
+        await_end(self.site, conversation, timeout_s=WAIT_S)
         found = flaws(self.site, conversation, {"gate": conversation})
         assert not found, story(self.site, conversation)
         assert len(self.runs(conversation, runs)) == runs, story(self.site, conversation)
@@ -97,7 +97,8 @@ def test_a_zombie_whose_delivery_was_taken_over_is_fenced(ward: Ward, whole: boo
     assert second["pid"] not in worker.pool(), "another worker took it over"
     ward.site.open_gate(conversation, first["pid"])
     worker.signal(signal.SIGCONT)
-    eventually(lambda: f"delivery.fenced message_id={conversation}" in worker.log.read_text())
+    fenced = f"delivery.fenced message_id={conversation}".encode()
+    eventually(lambda: fenced in worker.log.read_bytes())
     assert ward.passed(conversation) == [first["pid"]]
     assert ward.site.backend.conversation(conversation).status is ConversationStatus.RUNNING
     ward.site.open_gate(conversation, second["pid"])
@@ -112,7 +113,7 @@ def test_a_zombie_whose_delivery_was_settled_adopts_that(ward: Ward) -> None:
     worker.signal(signal.SIGSTOP)
     second = ward.runs(conversation, 2)[1]
     ward.site.open_gate(conversation, second["pid"])
-    await_end(ward.site, conversation, timeout_s=20)
+    await_end(ward.site, conversation, timeout_s=WAIT_S)
     worker.signal(signal.SIGCONT)
     ward.site.open_gate(conversation, first["pid"])
     eventually(lambda: first["pid"] in ward.passed(conversation))
@@ -121,8 +122,8 @@ def test_a_zombie_whose_delivery_was_settled_adopts_that(ward: Ward) -> None:
 
 
 def _done(worker: Killable, conversation: str) -> bool:
-    lines = worker.log.read_text().splitlines()
-    return any(conversation in line and "ForkPoolWorker" in line for line in lines)
+    named = conversation.encode()
+    return any(named in line and b"ForkPoolWorker" in line for line in whole_lines(worker.log))
 
 
 def test_a_stopped_pool_process_keeps_its_delivery_while_its_worker_lives(ward: Ward) -> None:
@@ -165,7 +166,7 @@ def test_a_message_that_comes_many_times_at_once_runs_once(ward: Ward) -> None:
     for worker in ward.site.fleet.members:
         worker.signal(signal.SIGCONT)
     for conversation in conversations:
-        await_end(ward.site, conversation, timeout_s=20)
+        await_end(ward.site, conversation, timeout_s=WAIT_S)
         assert not flaws(ward.site, conversation, plan.expected), story(ward.site, conversation)
         ran = [r for r in ward.site.records(event="ran") if r["message"] == conversation]
         assert len(ran) == 1, story(ward.site, conversation)

@@ -411,7 +411,8 @@ _HAPPENINGS = [
 ]
 
 
-@pytest.mark.timeout(400)  # it takes seconds, but to shorten a history that failed takes minutes
+@pytest.mark.hypothesis
+@pytest.mark.timeout(900)  # it takes seconds, but to shorten a history that failed takes minutes
 def test_all_backends_tell_the_same_story(
     redis_client: redis.Redis, manager_door: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

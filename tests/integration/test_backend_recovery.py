@@ -248,7 +248,7 @@ def test_clear_leaves_other_keys_alone(redis_client: redis.Redis) -> None:
 
 
 def test_every_key_of_a_conversation_expires(redis_client: redis.Redis) -> None:
-    """Whatever was written last, and were there no worker to sweep: all of them, together."""
+    """Whatever was written last, and were there no worker to sweep: all of them."""
     backend = RedisBackend(redis_client, organism="mortal", ttl_s=100)
     story = Story(backend)
     join = story.open_join(3, window=1, deadline_ms=LONG_MS)
@@ -260,7 +260,7 @@ def test_every_key_of_a_conversation_expires(redis_client: redis.Redis) -> None:
     for count in (7, 6):
         own = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
         assert len(own) == count, own
-        assert all(expires_ms - 1_000 < redis_client.pttl(key) <= expires_ms for key in own)
+        assert all(0 < redis_client.pttl(key) <= expires_ms for key in own)
         backend.kill(story.id, KILLED)  # its wait goes, and it is kept for those who look
 
 

@@ -214,7 +214,8 @@ def play(machine: type[Histories], *, examples: int) -> None:
     machine.TestCase().runTest()
 
 
-@pytest.mark.timeout(400)  # it takes seconds, but to shorten a history that failed takes minutes
+@pytest.mark.hypothesis
+@pytest.mark.timeout(900)  # it takes seconds, but to shorten a history that failed takes minutes
 def test_every_history_in_memory_comes_out_right() -> None:
     """Leases run out because time passes, which is in the test's hand."""
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from threadloom.config import TransientError
@@ -33,6 +33,7 @@ DRAWS = st.floats(min_value=0, max_value=1, exclude_max=True)
         (1.0, 11, 300_000, 600_000),
         (1.0, 5_000, 300_000, 600_000),
         (1e308, 5_000, 300_000, 600_000),
+        (5e-324, 5_000, 300_000, 600_000),
     ],
 )
 def test_the_wait_doubles_up_to_ten_minutes(
@@ -44,6 +45,7 @@ def test_the_wait_doubles_up_to_ten_minutes(
 
 
 @given(BASES_S, FAILURES, DRAWS, DRAWS)
+@example(base_s=4.4952054599072817e-13, failures=41, first=0.5, second=0.0)  # no end to doubling
 def test_no_draw_makes_a_later_wait_shorter_than_an_earlier_one(
     base_s: float, failures: int, first: float, second: float
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celery import current_task
 
@@ -16,6 +16,8 @@ from threadloom import BufferComplete, BufferStart, HandlerMetadata, HandlerResp
 @dataclass
 class Laps:
     left: int
+    #: how long each of them takes at least
+    lap_ms: int = 0
 
 
 @payload
@@ -71,7 +73,9 @@ class Gathered:
 def run(message: Laps, meta: HandlerMetadata) -> HandlerResponse:
     if message.left <= 0:
         return HandlerResponse.respond(Came())
-    return HandlerResponse(Laps(message.left - 1), to="runner")
+    if message.lap_ms:
+        time.sleep(message.lap_ms / 1000)  # the work of a lap
+    return HandlerResponse(replace(message, left=message.left - 1), to="runner")
 
 
 def send(message: Send | Came, meta: HandlerMetadata) -> HandlerResponse:
