@@ -20,7 +20,6 @@ import yaml
 from celery import Celery
 
 from threadloom import tasks
-from threadloom.config.dotted import make_importable
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Conversation
 
@@ -100,7 +99,6 @@ class Deployment:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """`broker_url` goes into the organism file; None: the broker is on `redis_url`, too."""
-        self._imports = organism.parent
         self.organism = on_broker(organism, broker_url, directory) if broker_url else organism
         self.redis_url = redis_url
         self.directory = directory
@@ -139,7 +137,7 @@ class Deployment:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(self._imports)]),
+            "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "default",
             "THREADLOOM_ORGANISM": str(self.organism),
             "THREADLOOM_REDIS_URL": self.redis_url,
@@ -197,9 +195,12 @@ def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
 def adjusted(organism: Path, directory: Path, **section: Any) -> Path:
     """The organism file again, in `directory`, with other values of its first section.
 
-    What it imports is found.
+    The modules beside it are linked there, so that the copy finds its own.
     """
-    make_importable(organism.parent)
+    for module in organism.parent.glob("*.py"):
+        link = directory / module.name
+        if not link.exists():
+            link.symlink_to(module)
     content = yaml.safe_load(organism.read_text())
     content["organism"] |= section
     copy = directory / organism.name
