@@ -1,6 +1,5 @@
 """organism.yaml: its models, how it is read, and the errors of the whole project."""
 
-from threadloom.config.dotted import import_dotted, make_importable
 from threadloom.config.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -13,6 +12,7 @@ from threadloom.config.errors import (
 )
 from threadloom.config.loader import SYSTEM_NAMES, load, load_mapping, read, read_mapping
 from threadloom.config.models import BackendConfig, ListenerConfig, OrganismConfig, OrganismSection
+from threadloom.config.module_space import ModuleSpace, public
 from threadloom.config.settings import Settings
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "BrokerUnavailableError",
     "ConfigurationError",
     "ListenerConfig",
+    "ModuleSpace",
     "OrganismConfig",
     "OrganismSection",
     "PermanentError",
@@ -29,11 +30,10 @@ __all__ = [
     "Settings",
     "ThreadloomError",
     "TransientError",
-    "import_dotted",
     "load",
     "load_mapping",
-    "make_importable",
     "place",
+    "public",
     "read",
     "read_mapping",
 ]

@@ -7,27 +7,18 @@ What can be checked without running anything is checked first (`dotted_fault`).
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
+from threadloom.config import module_space
 from threadloom.config.errors import ConfigurationError, Problem
+from threadloom.config.module_space import ModuleSpace, public
 from threadloom.config.secrets import EnvironmentText, described, masked
-
-
-def make_importable(folder: Path) -> None:
-    """Put `folder` at the front of `sys.path`, as `python` and `celery -A` do with theirs.
-
-    The loader calls this with the organism file's own folder, so that `desk.Add` means the
-    `desk.py` beside the file wherever the process was started. It lasts as long as the process.
-    """
-    entry = str(folder.resolve())
-    if entry not in sys.path:
-        sys.path.insert(0, entry)
-    importlib.invalidate_caches()  # a module written since the folder was last read
 
 
 def dotted_fault(path: str) -> str | None:
@@ -42,23 +33,20 @@ def dotted_fault(path: str) -> str | None:
     return None
 
 
-def import_dotted(path: str) -> object:
-    """Return the object at `path`: a module's attribute, or an attribute of that.
-
-    Raises ConfigurationError, whose only problem says what went wrong: no such module, any
-    exception raised while the module was imported, no such attribute.
-    """
-    return Importer().get(path)
-
-
 class Importer:
     """Imports for one reading of a file: a module that failed is not run again for each path."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: ModuleSpace | None = None) -> None:
+        """`space`: the modules of the file's folder; None: it has none of its own."""
+        self.space = space or ModuleSpace()
         self._failed: dict[str, str] = {}
 
     def get(self, path: str) -> object:
-        """As `import_dotted`."""
+        """Return the object at `path`: a module's attribute, or an attribute of that.
+
+        Raises ConfigurationError, whose only problem says what went wrong: no such module, any
+        exception raised while the module was imported, no such attribute.
+        """
         if fault := dotted_fault(path):
             raise _error(path, fault)
         segments = path.split(".")
@@ -68,12 +56,21 @@ class Importer:
                 return _attribute(path, module, name, segments[count:])
         raise _error(path, f"there is no module {segments[0]!r}")
 
+    def discard(self) -> None:
+        """Take the modules of the file's folder out of the process, if nobody reads the file.
+
+        A module of the folder may read the very file that names it (see `reading`): then they
+        belong to whoever began.
+        """
+        if self not in _reading.get().values():
+            self.space.discard()
+
     def _import(self, path: str, name: str) -> ModuleType | None:
         """Return the module `name`, or None if there is no such module."""
         if name in self._failed:
             raise _error(path, self._failed[name])
         try:
-            return importlib.import_module(name)
+            return self.space.import_module(name)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # a module may raise anything, SystemExit among it
@@ -81,6 +78,27 @@ class Importer:
                 return None
             self._failed[name] = f"importing {name!r} raised {_told(exc)}"
             raise _error(path, self._failed[name]) from exc
+
+
+#: the files that are being read in this context, with whoever imports for them
+_reading: ContextVar[Mapping[Path, Importer]] = ContextVar("reading", default=MappingProxyType({}))
+
+
+@contextmanager
+def reading(file: Path, *, label: str) -> Iterator[Importer]:
+    """Give the importer for one reading of the organism file `file`, an absolute path.
+
+    A new one with a space of its own, unless a module that is imported for the very same file
+    reads it, too, as a Celery app does that is made in the package of the handlers: it gets the
+    same one, or the two would go on loading each other for ever.
+    """
+    under_way = _reading.get()
+    importer = under_way.get(file) or Importer(ModuleSpace(file.parent, label=label))
+    token = _reading.set({**under_way, file: importer})
+    try:
+        yield importer
+    finally:
+        _reading.reset(token)
 
 
 def _attribute(path: str, module: ModuleType, holder: str, names: list[str]) -> object:
@@ -112,11 +130,12 @@ def _told(exc: BaseException) -> str:
     """Return type, text and place of `exc` in one line; its `__str__` may fail."""
     text = str(traceback.TracebackException.from_exception(exc)).strip().partition("\n")[0][:300]
     frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename[:1] != "<"]
+    frames = [f for f in frames if f.filename != module_space.__file__]
     last = frames[-1] if frames else None
     # the last frame is importlib's when the module itself could not be compiled
     here = last is not None and "importlib" not in last.filename and last.filename != __file__
     where = f" ({Path(last.filename).name}, line {last.lineno})" if here and last else ""
-    return f"{type(exc).__name__}{': ' if text else ''}{text}{where}"
+    return public(f"{type(exc).__name__}{': ' if text else ''}{text}{where}")
 
 
 def _error(path: str, message: str) -> ConfigurationError:

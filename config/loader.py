@@ -2,8 +2,10 @@
 
 `read` gives both, so that `routing` can add what it finds; `load` gives a configuration that
 holds or raises one ConfigurationError that lists every problem. Listeners are judged one by
-one, so that no mistake hides another. Reading imports the payload classes and handlers, with
-the file's own folder on `sys.path` (`config.dotted.make_importable`).
+one, so that no mistake hides another. Reading imports the payload classes and handlers: each
+reading loads the modules of the file's own folder anew, in a space of their own
+(`config.module_space`). It is the folder of the file itself, also where `path` is a link to it,
+as it is with a script that Python runs.
 
 Whether a class is a `@payload`, and whether replies fit, is for `routing` to say.
 """
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from threadloom.config.dotted import Importer, dotted_fault, make_importable, nearest
+from threadloom.config.dotted import Importer, dotted_fault, nearest, reading
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.fields import handler_fault
 from threadloom.config.models import ListenerConfig, OrganismConfig, OrganismSection
@@ -91,10 +93,8 @@ def read(
     data, problems = parse(text)
     if data is None:
         return _nothing(source), problems or (Problem("", "is empty"),)
-    make_importable(Path(path).parent)
-    config, found = read_mapping(
-        data, source=source, environ=environ, known_system_names=known_system_names
-    )
+    with reading(Path(path).resolve(), label=_label(data)) as importer:
+        config, found = _read(data, source, environ, known_system_names, importer)
     return config, (*problems, *found)
 
 
@@ -105,18 +105,40 @@ def read_mapping(
     environ: Mapping[str, str] | None = None,
     known_system_names: Collection[str] = SYSTEM_NAMES,
 ) -> tuple[OrganismConfig, tuple[Problem, ...]]:
-    """As `read`, for what such a file contains; `source` is only its name for people."""
+    """As `read`, for what such a file contains; `source` is only its name for people.
+
+    There is no folder, so that dotted paths mean what they mean everywhere in this process.
+    """
+    return _read(data, source, environ, known_system_names, Importer())
+
+
+def _read(
+    data: object,
+    source: str,
+    environ: Mapping[str, str] | None,
+    known_system_names: Collection[str],
+    importer: Importer,
+) -> tuple[OrganismConfig, tuple[Problem, ...]]:
     report = Report()
     try:
         tree = Source(data, os.environ if environ is None else environ, report)
     except RecursionError:
         return _nothing(source), (Problem("", "not readable: nested too deeply"),)
-    return _Reading(tree, report, known_system_names).config(source), tuple(report.problems)
+    config = _Reading(tree, report, known_system_names, importer).config(source)
+    config._importer = importer
+    return config, tuple(report.problems)
+
+
+def _label(data: object) -> str:
+    """The organism's name as far as there is one, to make the names of modules readable."""
+    section = data.get("organism") if isinstance(data, dict) else None
+    return str(section.get("name", "")) if isinstance(section, dict) else ""
 
 
 def _sound(found: tuple[OrganismConfig, tuple[Problem, ...]], source: str) -> OrganismConfig:
     config, problems = found
     if problems:
+        config.importer.discard()
         raise ConfigurationError(source, problems)
     return config
 
@@ -130,10 +152,16 @@ def _nothing(source: str) -> OrganismConfig:
 class _Reading:
     """One pass over the tree of one file."""
 
-    def __init__(self, tree: Source, report: Report, known_system_names: Collection[str]) -> None:
+    def __init__(
+        self,
+        tree: Source,
+        report: Report,
+        known_system_names: Collection[str],
+        importer: Importer,
+    ) -> None:
         self._tree = tree
         self._report = report
-        self._importer = Importer()
+        self._importer = importer
         self._system_names = known_system_names
 
     def config(self, source: str) -> OrganismConfig:

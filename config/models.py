@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from threadloom.config import fields
+from threadloom.config.dotted import Importer
 from threadloom.config.secrets import described, shown
 from threadloom.config.settings import Settings
 
@@ -170,8 +171,14 @@ class OrganismConfig(_Section):
     listeners: tuple[ListenerConfig, ...]
 
     _source: str = PrivateAttr(default="organism")
+    _importer: Importer = PrivateAttr(default_factory=Importer)
 
     @property
     def source(self) -> str:
         """Where it was read: the file's path, or the name that a mapping was given."""
         return self._source
+
+    @property
+    def importer(self) -> Importer:
+        """What resolves its dotted paths, in the modules that were loaded for this reading."""
+        return self._importer

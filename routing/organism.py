@@ -6,8 +6,6 @@ it finds wrong to the loader's list, so that `threadloom check` and start-up rep
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,10 +14,11 @@ from typing import Any
 from threadloom.config import (
     ConfigurationError,
     ListenerConfig,
+    ModuleSpace,
     OrganismConfig,
     Problem,
-    import_dotted,
 )
+from threadloom.config.dotted import Importer
 from threadloom.routing.errors import PayloadDefinitionError
 from threadloom.routing.payload import PayloadType, payload_type
 
@@ -81,6 +80,8 @@ class Organism:
     local_slice_ms: int = 50
     #: the queue of every listener that has none of its own; empty: named like the organism
     queue: str = ""
+    #: what names of modules mean to its handlers
+    space: ModuleSpace = field(default_factory=ModuleSpace, repr=False, compare=False)
 
     @property
     def own_queue(self) -> str:
@@ -99,27 +100,31 @@ class Organism:
         return tuple(dict.fromkeys([self.own_queue, *named]))
 
     def payload_type_at(self, path: str) -> PayloadType | None:
-        """The payload class at a dotted path, or None when this process cannot have it.
+        """The payload class at a public dotted path, or None when this process cannot have it.
 
         Replies may be of a class that no listener declares, so any payload class of a module
-        that is loaded or that declares something for this organism will do. Anything else is
-        not imported on the word of a stored message.
+        that is loaded will do, as the path means it in the organism's own modules. Nothing is
+        imported on the word of a stored message.
         """
-        module_name, _, class_name = path.rpartition(".")
-        module = sys.modules.get(module_name)
-        if module is None and module_name in self._modules():
-            module = importlib.import_module(module_name)
-        found = getattr(module, class_name, None)
-        if not isinstance(found, type):
-            return None
-        try:
-            return payload_type(found)
-        except PayloadDefinitionError:
-            return None
+        names = path.split(".")
+        for count in range(len(names) - 1, 0, -1):
+            module = self.space.loaded(".".join(names[:count]))
+            if module is not None:
+                return _payload_type_in(module, names[count:])
+        return None
 
-    def _modules(self) -> set[str]:
-        types = (t for entry in self.listeners.values() for t in entry.accepts.values())
-        return {t.cls.__module__ for t in types}
+
+def _payload_type_in(holder: object, names: Sequence[str]) -> PayloadType | None:
+    found = holder
+    for name in names:
+        # Not getattr: a module's own `__getattr__` may import what it is asked for.
+        found = getattr(found, "__dict__", {}).get(name)
+    if not isinstance(found, type):
+        return None
+    try:
+        return payload_type(found)
+    except PayloadDefinitionError:
+        return None
 
 
 def build_organism(
@@ -136,10 +141,11 @@ def build_organism(
     found = list(problems)
     listeners = {entry.name: entry for entry in system_listeners}
     for entry in config.listeners:
-        built = _listener(entry, found)
+        built = _listener(entry, config.importer, found)
         if built is not None and built.name not in listeners:
             listeners[built.name] = built
     if found:
+        config.importer.discard()
         raise ConfigurationError(source, found)
     section = config.organism
     return Organism(
@@ -153,16 +159,19 @@ def build_organism(
         max_payload_bytes=section.max_payload_bytes,
         depth_first=section.thread_scheduling == "depth-first",
         local_slice_ms=section.local_slice_ms,
+        space=config.importer.space,
     )
 
 
-def _listener(entry: ListenerConfig, problems: list[Problem]) -> Listener | None:
+def _listener(
+    entry: ListenerConfig, importer: Importer, problems: list[Problem]
+) -> Listener | None:
     before = len(problems)
     where = f"listeners[{entry.position}]"
-    accepts = _types(entry.payload_class, f"{where}.payload_class", problems)
-    replies = _types(entry.replies, f"{where}.replies", problems)
+    accepts = _types(entry.payload_class, f"{where}.payload_class", importer, problems)
+    replies = _types(entry.replies, f"{where}.replies", importer, problems)
     try:
-        handler = import_dotted(entry.handler)
+        handler = importer.get(entry.handler)
     except ConfigurationError:
         return None  # the loader has reported it
     if len(problems) > before:
@@ -186,12 +195,14 @@ def _listener(entry: ListenerConfig, problems: list[Problem]) -> Listener | None
     )
 
 
-def _types(paths: Sequence[str], where: str, problems: list[Problem]) -> Mapping[str, PayloadType]:
+def _types(
+    paths: Sequence[str], where: str, importer: Importer, problems: list[Problem]
+) -> Mapping[str, PayloadType]:
     types: dict[str, PayloadType] = {}
     for position, path in enumerate(paths):
         at = f"{where}[{position}]" if len(paths) > 1 else where
         try:
-            found = import_dotted(path)
+            found = importer.get(path)
         except ConfigurationError:
             continue  # the loader has reported it
         if not isinstance(found, type):

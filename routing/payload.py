@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from lxml import etree
 
+from threadloom.config import public
 from threadloom.routing.definition import WireStyle, define
 from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
 from threadloom.routing.grafting import without_stand_ins
@@ -119,8 +120,8 @@ class PayloadType:
         self.name = etree.QName(tag).localname
         #: the namespace of every element, None for none
         self.namespace: str | None = etree.QName(tag).namespace
-        #: where the class is, `module.QualName`
-        self.path = f"{cls.__module__}.{cls.__qualname__}"
+        #: where the class is, `module.QualName`, by its public name: good in every process
+        self.path = f"{public(cls.__module__)}.{cls.__qualname__}"
         # An empty default namespace must be said, or inside an envelope the element joins it.
         self._nsmap: dict[str | None, str] = {None: self.namespace or ""}
 

@@ -12,28 +12,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadloom import config
-from threadloom.config import ConfigurationError, import_dotted, make_importable, place
+from threadloom.config import ConfigurationError, ModuleSpace, place
 from threadloom.config.dotted import Importer, dotted_fault
 
 _numbers = itertools.count()
 Module = Callable[[str], str]
+Reading = Callable[[], Importer]
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
+def module(tmp_path: Path) -> Module:
     """Write a module of the given code and return its name."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
 
     def write(code: str) -> str:
         name = f"dotted_{next(_numbers)}"
         (tmp_path / f"{name}.py").write_text(code)
-        make_importable(tmp_path)
         return name
 
-    yield write
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    return write
+
+
+@pytest.fixture
+def reading(tmp_path: Path) -> Iterator[Reading]:
+    """Begin a reading of an organism file that lies beside those modules."""
+    begun: list[Importer] = []
+
+    def begin() -> Importer:
+        begun.append(Importer(ModuleSpace(tmp_path)))
+        return begun[-1]
+
+    yield begin
+    for each in begun:
+        each.discard()
 
 
 @pytest.mark.parametrize("path", ["a.b", "a.b.c", "_a._b", "größe.x", "a1.B2"])
@@ -51,7 +61,7 @@ def test_what_is_no_dotted_path_is_never_imported(path: str) -> None:
     """Neither relative paths, nor expressions, nor a way into Python's own machinery."""
     assert dotted_fault(path)
     with pytest.raises(ConfigurationError):
-        import_dotted(path)
+        Importer().get(path)
 
 
 @given(path=st.text(alphabet="a.1_- ") | st.text())
@@ -63,12 +73,13 @@ def test_a_path_without_fault_is_what_it_says(path: str) -> None:
         assert all(s.isidentifier() and not s.startswith("__") for s in segments)
 
 
-def test_the_object_is_returned_even_from_inside_a_class(module: Module) -> None:
+def test_the_object_is_returned_even_from_inside_a_class(module: Module, reading: Reading) -> None:
     """Functions, classes, what is inside a class, and None are all objects."""
     name = module("def f(): ...\nclass A:\n    class B: ...\nNONE = None\n")
-    assert import_dotted(f"{name}.A.B") is import_dotted(f"{name}.A").B  # type: ignore[attr-defined]
-    assert import_dotted(f"{name}.NONE") is None
-    assert import_dotted("threadloom.config.errors.Problem") is config.Problem
+    importer = reading()
+    assert importer.get(f"{name}.A.B") is importer.get(f"{name}.A").B  # type: ignore[attr-defined]
+    assert importer.get(f"{name}.NONE") is None
+    assert importer.get("threadloom.config.errors.Problem") is config.Problem
 
 
 @pytest.mark.parametrize(
@@ -87,58 +98,51 @@ def test_the_object_is_returned_even_from_inside_a_class(module: Module) -> None
     ],
 )
 def test_any_failure_names_its_exception_and_where_it_was_raised(
-    code: str, message: str, module: Module
+    code: str, message: str, module: Module, reading: Reading
 ) -> None:
     """Whatever a module does while it is imported, the reader gets one line about it."""
     name = module(code)
     with pytest.raises(ConfigurationError) as caught:
-        import_dotted(f"{name}.f")
+        reading().get(f"{name}.f")
     [problem] = caught.value.problems
     assert message.replace("NAME", name) in problem.message
     assert "\n" not in problem.message
     assert caught.value.source == f"{name}.f"
 
 
-def test_a_user_who_interrupts_is_obeyed(module: Module) -> None:
+def test_a_user_who_interrupts_is_obeyed(module: Module, reading: Reading) -> None:
     """Ctrl-C during a slow import is no mistake in the file."""
     with pytest.raises(KeyboardInterrupt):
-        import_dotted(f"{module('raise KeyboardInterrupt')}.f")
+        reading().get(f"{module('raise KeyboardInterrupt')}.f")
 
 
-def test_a_missing_module_is_not_confused_with_one_that_misses_another(module: Module) -> None:
+def test_a_missing_module_is_not_confused_with_one_that_misses_another(
+    module: Module, reading: Reading
+) -> None:
     """`nowhere.x` does not exist; a module inside a file that is no package neither."""
     with pytest.raises(ConfigurationError, match="there is no module 'nowhere'"):
-        import_dotted("nowhere.inside.x")
+        reading().get("nowhere.inside.x")
     name = module("")
     with pytest.raises(ConfigurationError, match=f"'{name}' has no 'inside'"):
-        import_dotted(f"{name}.inside.x")
+        reading().get(f"{name}.inside.x")
 
 
-def test_a_broken_module_runs_once_for_each_reading(module: Module) -> None:
+def test_a_broken_module_runs_once_for_each_reading(module: Module, reading: Reading) -> None:
     """A file with a hundred listeners in one broken module waits for it once, and a later
     reading tries again, since somebody may have repaired it.
     """
     name = module("import sys\nsys.dotted_runs = getattr(sys, 'dotted_runs', 0) + 1\n1/0")
     try:
-        importer = Importer()
+        importer = reading()
         for attribute in ("f", "g"):
             with pytest.raises(ConfigurationError, match="ZeroDivisionError"):
                 importer.get(f"{name}.{attribute}")
         assert sys.dotted_runs == 1  # type: ignore[attr-defined]
         with pytest.raises(ConfigurationError, match="ZeroDivisionError"):
-            Importer().get(f"{name}.f")
+            reading().get(f"{name}.f")
         assert sys.dotted_runs == 2  # type: ignore[attr-defined]
     finally:
         del sys.dotted_runs  # type: ignore[attr-defined]
-
-
-def test_a_folder_is_put_in_front_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a file again, as hot reload does, leaves `sys.path` as it was."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    make_importable(tmp_path)
-    make_importable(tmp_path)
-    assert sys.path[0] == str(tmp_path)
-    assert sys.path.count(str(tmp_path)) == 1
 
 
 def test_places_read_like_the_file() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,9 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+def write(tmp_path: Path) -> Write:
     """Write an organism file and the modules beside it; `desk` in texts is a fresh module."""
     desk = f"desk_{next(_numbers)}"
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
 
     def write(text: str, **modules: str) -> Path:
         for name, code in {"desk": DESK, **modules}.items():
@@ -51,9 +48,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         path.write_text(re.sub(r"\bdesk(?=[._])", desk, text), encoding="utf-8")
         return path
 
-    yield write
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    return write
 
 
 LISTENER = """
