@@ -12,7 +12,7 @@ from kombu import Queue
 
 from threadloom.config import ConfigurationError, OrganismConfig, Problem, read
 from threadloom.config.celery_settings import celery_settings, registry_url
-from threadloom.primitives import SYSTEM_LISTENERS
+from threadloom.primitives import SYSTEM_LISTENERS, SYSTEM_NAMES
 from threadloom.routing import Organism, build_organism
 from threadloom.routing.backends import SharedBackend, connect
 from threadloom.tasks.delivery import Deliverer
@@ -33,7 +33,7 @@ def load_organism(
 
     This is what `threadloom check` runs, and what every start runs.
     """
-    config, problems = read(path, environ=environ)
+    config, problems = read(path, environ=environ, known_system_names=SYSTEM_NAMES)
     organism = build_organism(
         config, system_listeners=SYSTEM_LISTENERS, problems=problems, source=str(path)
     )
