@@ -10,13 +10,12 @@ from threadloom.config.errors import (
     TransientError,
     place,
 )
-from threadloom.config.loader import SYSTEM_NAMES, load, load_mapping, read, read_mapping
+from threadloom.config.loader import load, load_mapping, read, read_mapping
 from threadloom.config.models import BackendConfig, ListenerConfig, OrganismConfig, OrganismSection
 from threadloom.config.module_space import ModuleSpace, public
 from threadloom.config.settings import Settings
 
 __all__ = [
-    "SYSTEM_NAMES",
     "BackendConfig",
     "BrokerUnavailableError",
     "ConfigurationError",

@@ -29,9 +29,6 @@ from threadloom.config.source import Place, Report, Source
 from threadloom.config.translation import problem_of, unknown_key
 from threadloom.config.yaml_text import parse
 
-#: the listeners that every organism has
-SYSTEM_NAMES = ("system.sequence", "system.buffer")
-
 _SECTIONS = ("organism", "listeners")
 #: what stands in a best-effort configuration for a value that had a problem
 _UNNAMED = "unnamed"
@@ -43,7 +40,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     environ: Mapping[str, str] | None = None,
-    known_system_names: Collection[str] = SYSTEM_NAMES,
+    known_system_names: Collection[str] = (),
 ) -> OrganismConfig:
     """Return the configuration in the file at `path`; see `read` for the arguments.
 
@@ -57,7 +54,7 @@ def load_mapping(
     *,
     source: str = "organism",
     environ: Mapping[str, str] | None = None,
-    known_system_names: Collection[str] = SYSTEM_NAMES,
+    known_system_names: Collection[str] = (),
 ) -> OrganismConfig:
     """As `load`, for what such a file contains; errors call it `source`."""
     found = read_mapping(
@@ -70,7 +67,7 @@ def read(
     path: str | os.PathLike[str],
     *,
     environ: Mapping[str, str] | None = None,
-    known_system_names: Collection[str] = SYSTEM_NAMES,
+    known_system_names: Collection[str] = (),
 ) -> tuple[OrganismConfig, tuple[Problem, ...]]:
     """Return what the file at `path` says, as far as it can be told, and all its problems.
 
@@ -103,7 +100,7 @@ def read_mapping(
     *,
     source: str = "organism",
     environ: Mapping[str, str] | None = None,
-    known_system_names: Collection[str] = SYSTEM_NAMES,
+    known_system_names: Collection[str] = (),
 ) -> tuple[OrganismConfig, tuple[Problem, ...]]:
     """As `read`, for what such a file contains; `source` is only its name for people.
 

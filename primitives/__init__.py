@@ -1,6 +1,6 @@
 """The system listeners: what an organism can do beyond single calls."""
 
-from threadloom.primitives.boot import SYSTEM_LISTENERS
+from threadloom.primitives.boot import SYSTEM_LISTENERS, SYSTEM_NAMES
 from threadloom.primitives.buffer import (
     BUFFER,
     BufferComplete,
@@ -20,6 +20,7 @@ __all__ = [
     "BUFFER",
     "SEQUENCE",
     "SYSTEM_LISTENERS",
+    "SYSTEM_NAMES",
     "BufferComplete",
     "BufferDispatched",
     "BufferError",

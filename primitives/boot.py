@@ -36,3 +36,5 @@ SYSTEM_LISTENERS: tuple[Listener, ...] = (
         system=True,
     ),
 )
+#: what peers may name though no organism file has such a listener
+SYSTEM_NAMES: tuple[str, ...] = tuple(entry.name for entry in SYSTEM_LISTENERS)

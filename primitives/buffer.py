@@ -27,7 +27,7 @@ from threadloom.routing import XML, BufferItem, payload
 from threadloom.routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
 from threadloom.routing.errors import UnknownResultsError
 from threadloom.routing.faults import limit_fault, routing_fault
-from threadloom.routing.records import JoinKind, JoinState
+from threadloom.routing.records import JoinState
 from threadloom.routing.results import StoredItems
 
 BUFFER = "system.buffer"
@@ -115,7 +115,6 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
         return answer(BufferError(label, "there is no such list of items here"), failed=True)
     limits = thresholds(message.policy, total)
     return FanOut(
-        kind=JoinKind.BUFFER,
         label=label,
         targets=(message.target,),
         inputs=tuple(inputs),

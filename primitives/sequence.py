@@ -19,7 +19,6 @@ from threadloom.routing import XML, payload
 from threadloom.routing.actions import Action, FanOut, JoinSettled
 from threadloom.routing.faults import fault_text, limit_fault, routing_fault
 from threadloom.routing.markup import parse_canonical
-from threadloom.routing.records import JoinKind
 
 SEQUENCE = "system.sequence"
 
@@ -70,13 +69,13 @@ def _start(message: SequenceStart, call: SystemCall) -> Action:
         step, index, text, note = objection
         return answer(SequenceError(label, step, index, text), failed=True, note=note)
     return FanOut(
-        kind=JoinKind.SEQUENCE,
         label=label,
         targets=tuple(message.steps),
         inputs=(message.payload.element,),
         total=len(message.steps),
         need_ok=0,
         need_failed=1,
+        chained=True,
         memo={"return_to": message.return_to},
         label_refusal=SequenceError(label, "", -1, "a sequence of this id is still running"),
         limit_refusal=SequenceError(label, "", -1, limit_fault().message),

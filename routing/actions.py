@@ -14,7 +14,7 @@ from typing import Any
 from threadloom.routing.faults import handler_fault
 from threadloom.routing.handler import HandlerResponse
 from threadloom.routing.payload import payload
-from threadloom.routing.records import Join, JoinKind
+from threadloom.routing.records import Join
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,18 @@ class Retry:
 class FanOut:
     """Open a join and start its branches."""
 
-    kind: JoinKind
-    #: the user's name for it; must not be in use by an open join of the conversation
+    #: the user's name for it; must not be in use by another open join of the same listener in the
+    #: conversation
     label: str
-    #: a listener per branch (sequence), or one for all (buffer)
+    #: a listener per branch, or one for all of them
     targets: tuple[str, ...]
-    #: the branches' inputs as raw elements; a sequence has only the first one's
+    #: the branches' inputs as raw elements; of chained branches only the first one's
     inputs: tuple[Any, ...]
     total: int
     need_ok: int
     need_failed: int
+    #: each branch begins with the reply of the one before as its input
+    chained: bool = False
     window: int = 0
     collect: bool = True
     deadline_ms: int = 0

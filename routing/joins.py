@@ -20,7 +20,6 @@ from threadloom.routing.records import (
     BranchResult,
     Delivery,
     Join,
-    JoinKind,
     Refill,
     Scope,
     Thread,
@@ -31,12 +30,11 @@ def open_join(draft: Draft, fan: FanOut) -> None:
     """Add a join, its body, the branches whose inputs are there, and what brings the others."""
     draft.calls = True
     join_id = draft.new_id()
-    steps = fan.kind is JoinKind.SEQUENCE
     body = draft.hold_for_itself(JoinSettled(join_id)) if fan.collect else None
-    ids = tuple(draft.new_id() for _ in range(fan.total if steps else 0))
+    ids = tuple(draft.new_id() for _ in range(fan.total if fan.chained else 0))
     join = Join(
         id=join_id,
-        kind=fan.kind,
+        kind=draft.own_name,
         thread=draft.frame.thread.id,
         total=fan.total,
         need_ok=fan.need_ok,
@@ -71,13 +69,8 @@ def answer_branch(draft: Draft, branch: Branch, content: Content, *, success: bo
     join = draft.frame.join
     result = BranchResult(branch, success, canonical(content.element), content.path)
     following = branch.index + 1
-    if (
-        join is not None
-        and join.kind is JoinKind.SEQUENCE
-        and result.success
-        and following < join.total
-    ):
-        thread, delivery = _next_step(draft, join, following, content)
+    if join is not None and join.is_chained and success and following < join.total:
+        thread, delivery = _next_in_chain(draft, join, following, content)
         result = BranchResult(branch, True, result.payload, result.payload_path, delivery, thread)
     draft.results.append(result)
 
@@ -93,8 +86,7 @@ def _refill(draft: Draft, join: Join, start: int, following: int, more_from: str
 def _open_branch(draft: Draft, join: Join, index: int, element: Any, *, held: bool) -> None:
     opener = draft.frame.thread
     branch = Branch(join.id, index)
-    steps = join.kind is JoinKind.SEQUENCE
-    name = join.targets[index if steps else 0]
+    name = join.target(index)
     thread = Thread(draft.new_id(), (*opener.chain, name), opener.id, branch)
     draft.threads.append(thread)
     content = Content(element, etree.QName(element).localname, "", False)
@@ -103,16 +95,18 @@ def _open_branch(draft: Draft, join: Join, index: int, element: Any, *, held: bo
             name, thread.id, opener.chain[-2], content,
             (*draft.frame.delivery.scope, branch),
             depth=thread.depth,
-            delivery_id=join.deliveries[index] if steps else "",
+            delivery_id=join.deliveries[index] if join.is_chained else "",
             held=held,
             answer_within_ms=join.item_timeout_ms,
         )
     )  # fmt: skip
 
 
-def _next_step(draft: Draft, join: Join, index: int, content: Content) -> tuple[Thread, Delivery]:
-    step = draft.frame.thread  # (…, initiator, the sequence, this step)
-    name = join.targets[index]
+def _next_in_chain(
+    draft: Draft, join: Join, index: int, content: Content
+) -> tuple[Thread, Delivery]:
+    step = draft.frame.thread  # (…, initiator, whoever opened the join, this branch)
+    name = join.target(index)
     branch = Branch(join.id, index)
     thread = Thread(draft.new_id(), (*step.chain[:-1], name), step.parent, branch)
     scope = (*_scope_around(draft, join.id), branch)

@@ -88,19 +88,13 @@ class Delivery(Struct, frozen=True, gc=False):
     local_s: float = 0.0
 
 
-class JoinKind(StrEnum):
-    """Which primitive opened a join, and so which Celery canvas shows it."""
-
-    SEQUENCE = "sequence"
-    BUFFER = "buffer"
-
-
 class Join(Struct, frozen=True, gc=False):
     """A fan-in: it fires once, as soon as one of its thresholds is reached."""
 
     id: str
-    kind: JoinKind
-    #: the thread of the listener that opened it
+    #: the system listener that opened it
+    kind: str
+    #: its thread
     thread: str
     total: int
     #: fires at so many successes; 0: never for that
@@ -109,9 +103,9 @@ class Join(Struct, frozen=True, gc=False):
     need_failed: int
     #: the held delivery that firing releases; None: nobody collects
     body: str | None
-    #: the ids of the branches' deliveries, in index order
+    #: ids reserved for the deliveries of chained branches, in index order; empty: none are chained
     deliveries: tuple[str, ...] = ()
-    #: the listeners of the branches, in order (a sequence's steps; one name for a buffer)
+    #: a listener per branch, in index order, or one for all of them
     targets: tuple[str, ...] = ()
     #: how many branches may be unanswered at once; 0: all
     window: int = 0
@@ -122,10 +116,19 @@ class Join(Struct, frozen=True, gc=False):
     deadline_ms: int = 0
     #: each branch answers within this many ms of its begin, or fails; 0: no limit
     item_timeout_ms: int = 0
-    #: the name its user gave or got: `sequence_id`, `buffer_id`; unique among the open ones
+    #: the name its user gave or got, such as `buffer_id`; unique among the open ones of its kind
     label: str = ""
     #: what the body needs to know to answer; opaque to the registry
     memo: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether each branch begins with the reply of the one before."""
+        return bool(self.deliveries)
+
+    def target(self, index: int) -> str:
+        """The listener of a branch."""
+        return self.targets[index] if len(self.targets) > 1 else self.targets[0]
 
 
 class Refill(NamedTuple):

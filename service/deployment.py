@@ -29,6 +29,7 @@ from threadloom.config import (
     read,
 )
 from threadloom.config.celery_settings import celery_settings, registry_url
+from threadloom.primitives import SYSTEM_NAMES
 from threadloom.routing import Organism
 from threadloom.routing.backends import MANAGER_VARIABLE, SharedBackend, connect
 from threadloom.service.embedded_redis import EmbeddedRedis
@@ -162,7 +163,7 @@ def running_app(file: Path, environ: Mapping[str, str]) -> Celery:
 
 def running_registry(file: Path, environ: Mapping[str, str]) -> SharedBackend:
     """The registry of an organism that runs. Raises ConfigurationError, NotRunningError."""
-    config = load(file, environ=environ)
+    config = load(file, environ=environ, known_system_names=SYSTEM_NAMES)
     return _running_backend(config, running_redis_url(config, environ), environ)
 
 

@@ -16,7 +16,7 @@ from threadloom.config.celery_settings import (
     registry_url_of,
     setting_faults,
 )
-from threadloom.primitives import SYSTEM_LISTENERS
+from threadloom.primitives import SYSTEM_LISTENERS, SYSTEM_NAMES
 from threadloom.routing import Organism, build_organism
 from threadloom.routing.backends import SharedBackend, connect
 from threadloom.tasks.consumer import PatientConsumer
@@ -40,7 +40,7 @@ def load_organism(
 
     This is what `threadloom check` runs, and what every start runs.
     """
-    config, problems = read(path, environ=environ)
+    config, problems = read(path, environ=environ, known_system_names=SYSTEM_NAMES)
     organism = build_organism(
         config, system_listeners=SYSTEM_LISTENERS, problems=problems, source=str(path)
     )

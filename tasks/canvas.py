@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery, Signature
 from celery.app.task import Context
 
-from threadloom.routing.records import Join, JoinKind, Publication
+from threadloom.routing.records import Join, Publication
 
 #: argument that names the conversation in a message of ours
 CONVERSATION = "conversation"
@@ -66,15 +66,15 @@ def take_over(request: Context) -> None:
 def join_options(app: Celery, publication: Publication, join: Join | None) -> dict[str, Any]:
     """What makes a branch's first message part of its join's canvas; nothing for any other.
 
-    A step carries the rest of its sequence as a chain, the next one last, as Celery has it. An
-    item is a member of a group that heads a chord, with the options that `chord.freeze()` gives
-    its header. There is no chord object, which would number its members itself: a window
+    A chained branch carries those behind it as a chain, the next one last, as Celery has it. Any
+    other branch is a member of a group that heads a chord, with the options that `chord.freeze()`
+    gives its header. There is no chord object, which would number its members itself: a window
     publishes a header in parts, and a recovery any one of it.
     """
     if publication.branch is None or join is None:
         return {}
     index = publication.branch.index
-    if join.kind is JoinKind.BUFFER:
+    if not join.is_chained:
         chord = _body(app, join) if join.body else None
         return {"group_id": join.id, "group_index": index, "chord": chord}
     steps = zip(join.targets[index + 1 :], join.deliveries[index + 1 :], strict=True)
@@ -87,4 +87,4 @@ def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:
 
 
 def _body(app: Celery, join: Join) -> Signature[Any]:
-    return _remainder(app, f"system.{join.kind}", join.body or join.id)
+    return _remainder(app, join.kind, join.body or join.id)

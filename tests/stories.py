@@ -26,7 +26,6 @@ from threadloom.routing.records import (
     Ending,
     Frame,
     Join,
-    JoinKind,
     Opening,
     Publication,
     Scope,
@@ -208,7 +207,7 @@ class Story:
         name = self.new_id("j")
         body = f"{name}.body" if collect else None
         given: dict[str, Any] = {"need_ok": 0, "need_failed": 0, "targets": ("item",)}
-        given |= {"kind": JoinKind.BUFFER, "item_timeout_ms": answer_within_ms, **join}
+        given |= {"kind": "system.buffer", "item_timeout_ms": answer_within_ms, **join}
         given.setdefault("released", given.get("window", 0))
         opened = Join(name, thread=frame.thread.id, total=total, body=body, **given)
         threads, deliveries = [], []

@@ -16,8 +16,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from threadloom.primitives import BUFFER
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.records import JoinKind, JoinState
+from threadloom.routing.records import JoinState
 
 #: log entries within which the first item of the buffer stands
 _FIRST_ENTRIES = 20
@@ -37,7 +38,7 @@ class Watch:
             self._join = self._find()
         state = self._backend.join(self._conversation, self._join) if self._join else None
         # Nothing is inside of a buffer without items: what is found then is the sequence.
-        return state if state and state.join.kind is JoinKind.BUFFER else None
+        return state if state and state.join.kind == BUFFER else None
 
     def _find(self) -> str | None:
         """The first message that is inside of a join says which one it is."""

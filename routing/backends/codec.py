@@ -16,7 +16,6 @@ from threadloom.routing.records import (
     Ending,
     Frame,
     Join,
-    JoinKind,
     Thread,
     Wait,
 )
@@ -143,7 +142,7 @@ def join_from(row: bytes | str) -> Join:
     r = _loaded(row)
     return Join(
         id=r["id"],
-        kind=JoinKind(r["kind"]),
+        kind=r["kind"],
         thread=r["thread"],
         total=r["total"],
         need_ok=r["need_ok"],

@@ -11,7 +11,6 @@ from threadloom.routing.records import (
     Branch,
     ConversationStatus,
     Ending,
-    JoinKind,
     Skip,
     StoredResult,
     Thread,
@@ -291,7 +290,7 @@ def next_step(story: Story, frame_of: str, index: int, *, success: bool = True) 
 def start_sequence(story: Story, total: int) -> None:
     frame = story.start()
     changes = story.fan_out(
-        frame, total, kind=JoinKind.SEQUENCE, need_failed=1, targets=("step",) * total
+        frame, total, kind="system.sequence", need_failed=1, targets=("step",) * total
     )
     kept = [d for d in changes["deliveries"] if d.id in ("j1.body", "j1.0")]
     story.commit(frame, **{**changes, "deliveries": kept, "threads": changes["threads"][:1]})

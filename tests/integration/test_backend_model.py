@@ -29,7 +29,6 @@ from threadloom.routing.records import (
     Due,
     Ending,
     Frame,
-    JoinKind,
     Thread,
 )
 
@@ -351,7 +350,7 @@ def _fails(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, A
 
 
 def _fans_out(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str, Any]:
-    kind = data.draw(st.sampled_from(list(JoinKind)))
+    is_chained = data.draw(st.booleans())
     changes = machine.story.fan_out(
         frame,
         data.draw(st.integers(1, 4)),
@@ -362,9 +361,10 @@ def _fans_out(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str
         deadline_ms=data.draw(st.sampled_from([0, 0, 1, LONG_MS])),
         answer_within_ms=data.draw(st.sampled_from([0, 0, 1, LONG_MS])),
         label=data.draw(st.sampled_from(["", "", "one"])),
-        kind=kind,
+        kind="system.sequence" if is_chained else "system.buffer",
+        deliveries=("reserved",) * is_chained,
     )
-    if kind is JoinKind.SEQUENCE:  # its later steps come with the answers of those before
+    if is_chained:  # its later steps come with the answers of those before
         kept = [d for d in changes["deliveries"] if not d.opens_branch or d.scope[-1].index == 0]
         changes |= {"deliveries": tuple(kept), "threads": changes["threads"][:1]}
     return changes
@@ -380,7 +380,7 @@ def _answers(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str,
     state = machine.backends[0].join(story.id, branch.join)
     assert state is not None
     following = Branch(branch.join, branch.index + 1)
-    if success and state.join.kind is JoinKind.SEQUENCE and following.index < state.join.total:
+    if success and state.join.is_chained and following.index < state.join.total:
         thread = Thread(story.new_id("s"), ("console", "step"), "t1", following)
         scope = (*frame.delivery.scope[:-1], following)
         step = story.delivery(frame, thread=thread.id, scope=scope, opens_branch=True)

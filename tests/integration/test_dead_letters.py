@@ -155,6 +155,7 @@ def test_nothing_of_a_killed_conversation_is_replayed(mill: Mill) -> None:
     items = [mill.grist(**RAISES), mill.grist(succeeds_at=2, after_s=3.0)]
     begun = mill.start("system.buffer", BufferStart("millstone", items))
     letter = mill.letter()
+    eventually(lambda: len(mill.runs()) == 2, what="the second item has run once")
     assert tasks.kill(mill.app, begun.id)
     assert error_of(begun).code == "killed"
     with pytest.raises(tasks.ReplayRefusedError, match=f"{begun.id} was killed"):

@@ -16,6 +16,7 @@ import pytest
 from tests.harness import ORGANISMS
 from threadloom import tasks
 from threadloom.config import RegistryUnavailableError
+from threadloom.primitives import SYSTEM_NAMES
 from threadloom.routing.records import ConversationStatus, Ending
 from threadloom.service.commands import run
 
@@ -173,7 +174,10 @@ def test_an_unexpected_error_keeps_its_traceback(
     ("arguments", "told"),
     [
         (("tiill", "{}"), "there is no listener 'tiill'; did you mean till?"),
-        (("xyz", "{}"), "there are: system.sequence, system.buffer, counter, till, night.watch"),
+        (
+            ("xyz", "{}"),
+            f"there are: {', '.join(SYSTEM_NAMES)}, counter, till, night.watch",
+        ),
         (("till", '{"pieces": "x"}'), "pieces: expected int"),
         (("till", "<Order><pieces>x</pieces></Order>"), "till does not take this payload"),
         (("till", "<Order>"), "till does not take this payload"),

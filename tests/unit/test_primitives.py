@@ -38,7 +38,7 @@ from threadloom.routing.actions import FanOut, Fault, Forward, JoinSettled, Supp
 from threadloom.routing.backends import MemoryBackend
 from threadloom.routing.payload import payload_type
 from threadloom.routing.planner import plan
-from threadloom.routing.records import Branch, Delivery, Frame, JoinKind, StoredResult, Thread
+from threadloom.routing.records import Branch, Delivery, Frame, StoredResult, Thread
 from threadloom.routing.results import MISSING, StoredItems, StoredResults, items_of
 
 PART = XML("<Part><name>bolt</name></Part>")
@@ -85,7 +85,7 @@ def test_a_sequence_opens_a_join_that_one_failure_ends() -> None:
     start = SequenceStart(["paint", "paint"], PART, return_to="agent", sequence_id="mine")
     fan = sequence(start, call_in("console", "system.sequence"))
     assert isinstance(fan, FanOut)
-    assert (fan.kind, fan.label, fan.targets) == (JoinKind.SEQUENCE, "mine", ("paint", "paint"))
+    assert (fan.chained, fan.label, fan.targets) == (True, "mine", ("paint", "paint"))
     assert (fan.total, fan.need_ok, fan.need_failed) == (2, 0, 1)
     assert [XML(element) for element in fan.inputs] == [PART]
     assert fan.memo == {"return_to": "agent"}
@@ -133,7 +133,7 @@ def test_a_buffer_opens_a_join_with_the_thresholds_of_its_policy() -> None:
     )  # fmt: skip
     fan = buffer(start, call_in("console", "system.buffer"))
     assert isinstance(fan, FanOut)
-    assert (fan.kind, fan.label, fan.targets) == (JoinKind.BUFFER, "mine", ("paint",))
+    assert (fan.chained, fan.label, fan.targets) == (False, "mine", ("paint",))
     assert (fan.total, fan.need_ok, fan.need_failed, fan.window) == (5, 2, 4, 5)
     assert (fan.item_timeout_ms, fan.deadline_ms) == (1, 1500)
     assert (fan.collect, fan.reply) == (True, None)

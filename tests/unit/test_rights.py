@@ -39,7 +39,7 @@ from threadloom.routing.faults import handler_fault, routing_fault
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.payload import payload_type
 from threadloom.routing.planner import plan
-from threadloom.routing.records import Branch, Delivery, Frame, Join, JoinKind, Thread, Transition
+from threadloom.routing.records import Branch, Delivery, Frame, Join, Thread, Transition
 from threadloom.routing.results import StoredResults
 from threadloom.routing.rights import refusal
 
@@ -98,7 +98,7 @@ def started(primitive: Callable[..., Any], message: Any, *names: str) -> Transit
 
 def fan_out(*targets: str) -> FanOut:
     """What a primitive asks for that does not ask for its initiator's rights."""
-    return FanOut(JoinKind.BUFFER, "", targets, (LETTER.element,), 1, 0, 0)
+    return FanOut("", targets, (LETTER.element,), 1, 0, 0)
 
 
 # --- the roads ------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_a_reply_is_never_checked() -> None:
 
 # --- actions of the system ------------------------------------------------------------------
 
-JOIN = Join("j", JoinKind.BUFFER, "t", 9, 0, 0, None, targets=("vault",))
+JOIN = Join("j", BUFFER, "t", 9, 0, 0, None, targets=("vault",))
 SYSTEM_ACTIONS = [
     fan_out("vault"),
     Forward(Letter(), "vault"),

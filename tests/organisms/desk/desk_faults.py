@@ -17,7 +17,7 @@ from desk_handlers import Ask
 from tests.recording import record
 from threadloom import XML, HandlerMetadata, HandlerResponse
 from threadloom.routing.actions import FanOut, Fault, Forward, Supply
-from threadloom.routing.records import Join, JoinKind
+from threadloom.routing.records import Join
 
 #: longer than any test waits
 _FOR_EVER_S = 600.0
@@ -52,7 +52,7 @@ def addresses_nonsense(message: Ask, meta: HandlerMetadata) -> Any:
 def forges_fan_out(message: Ask, meta: HandlerMetadata) -> Any:
     """Ask for what a buffer asks for, with a listener as its target that is no peer."""
     inputs = (XML("<Text><text>fan-out</text></Text>").element,)
-    return FanOut(JoinKind.BUFFER, "", ("echo",), inputs, total=1, need_ok=0, need_failed=0)
+    return FanOut("", ("echo",), inputs, total=1, need_ok=0, need_failed=0)
 
 
 def forges_forward(message: Ask, meta: HandlerMetadata) -> Any:
@@ -62,7 +62,7 @@ def forges_forward(message: Ask, meta: HandlerMetadata) -> Any:
 
 
 def forges_supply(message: Ask, meta: HandlerMetadata) -> Any:
-    join = Join("made-up", JoinKind.BUFFER, meta.thread_id, 9, 0, 0, None, targets=("echo",))
+    join = Join("made-up", "system.buffer", meta.thread_id, 9, 0, 0, None, targets=("echo",))
     return Supply(join, 0, (XML("<Text><text>supply</text></Text>").element,), "")
 
 
