@@ -158,25 +158,20 @@ class RedisBackend:
     def _opening_rounds(
         self, openings: Iterator[Opening]
     ) -> Iterator[tuple[list[list[Opening]], list[Call]]]:
-        """So many openings at once, grouped by what a script takes, and its call for each group."""
+        """So many openings at once, grouped by their shard, and a script's call for each group."""
         while some := list(itertools.islice(openings, _OPENED_AT_ONCE)):
-            groups: dict[Any, list[Opening]] = {}
+            groups: dict[int, list[Opening]] = {}
             for opening in some:
-                shard = _shard_of(opening.conversation)
-                groups.setdefault((shard, opening.thread.chain), []).append(opening)
-            calls = [self._opening_call(shard, group) for (shard, _), group in groups.items()]
+                groups.setdefault(_shard_of(opening.conversation), []).append(opening)
+            calls = [self._opening_call(shard, group) for shard, group in groups.items()]
             yield list(groups.values()), calls
 
     def _opening_call(self, shard: int, openings: Sequence[Opening]) -> Call:
-        """Open what comes from the same sender to the same listener, in one shard."""
+        """Open conversations of one shard."""
         own, shared = self._shard_keys[shard]
         prefixes = [own[_OWN_KEYS.index(part)] for part in _OPENED_KEYS]
         keys = [shared[_SHARED_KEYS.index(part)] for part in ("index", "retention", "sent")]
-        first = openings[0]
-        names = (codec.dump(thread.chain[-1]) for thread in (first.root, first.thread))
-        args: list[str | bytes | int] = [
-            self._ttl_ms, first.entry.from_id, codec.thread_row(first.root), *names
-        ]  # fmt: skip
+        args: list[str | bytes | int] = [self._ttl_ms]
         for opening in openings:
             keys += [prefix + opening.conversation for prefix in prefixes]
             args += _opening_fields(opening)
@@ -628,10 +623,11 @@ _CONVERSATION_FIELDS = [
 
 def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     """What open_many.lua has to know of each conversation."""
-    entry, thread = opening.entry, opening.thread
+    entry, root, thread = opening.entry, opening.root, opening.thread
     return (
-        entry.id, codec.delivery_row(entry), entry.envelope,
-        opening.root.id, thread.id, codec.thread_row(thread),
+        entry.id, entry.from_id, opening.canvas, codec.delivery_row(entry), entry.envelope,
+        root.id, codec.thread_row(root), codec.dump({root.chain[-1]: root.id}),
+        thread.id, codec.thread_row(thread), codec.dump({thread.chain[-1]: thread.id}),
     )  # fmt: skip
 
 

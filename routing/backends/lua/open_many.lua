@@ -1,15 +1,14 @@
 -- Create conversations of one shard whose first messages are about to be sent, as open.lua does for
--- one, with half of its commands. Answers the positions, from 0, of those that were left: they, or
--- threads of theirs, are known already.
+-- each of them in mode `send`, with half of its commands. Answers the positions, from 0, of those
+-- that were left: they, or threads of theirs, are known already.
 -- KEYS[1] index, KEYS[2] retention, KEYS[3] sent; then of each conversation what KEYS 1, 2, 3 and 5
 -- are in prelude.lua: conversation, deliveries, threads, log
--- ARGV[1] ttl ms, and what they have in common: [2] from, [3] the root thread's row, [4] its name
--- and [5] that of the first delivery's thread as children, in JSON; then of each conversation its id,
--- its first delivery's row and envelope, the root thread, the first delivery's thread and its row.
--- A first delivery's id is its conversation's, and nobody's canvas waits.
+-- ARGV[1] ttl ms; then of each conversation its id, who it is from, its canvas, the first delivery's
+-- row and envelope, the root thread's id and row, the root as a child (JSON: name -> id), the first
+-- delivery's thread, its row, and it as a child. A first delivery's id is its conversation's.
 -- Numbers are passed as texts: to write one for a command takes as long as to look a key up.
-local OWN_KEYS, FIELDS, COMMON, MARGIN = 4, 6, 5, 600000
-local ttl, from, root_row, root_name, thread_name = unpack(ARGV, 1, COMMON)
+local OWN_KEYS, FIELDS, MARGIN = 4, 11, 600000
+local ttl = ARGV[1]
 local clock = redis.call('TIME')
 local now = string.format('%d%03d', clock[1], math.floor(clock[2] / 1000))
 local expiry = string.format('%d', ttl + MARGIN)
@@ -18,18 +17,18 @@ local prefix, logged = string.format('%015d:', now), now .. '|message|'
 local known, index, retention, sent = {}, {}, {}, {}
 
 local function open(at, keys)
-  local id, row, envelope, root, thread, thread_row = unpack(ARGV, at, at + FIELDS - 1)
+  local id, from, canvas, row, envelope, root, root_row, roots, thread, thread_row, children =
+    unpack(ARGV, at, at + FIELDS - 1)
   local C, D, T, L = unpack(KEYS, keys, keys + OWN_KEYS - 1)
   if redis.call('EXISTS', C, T) > 0 then return false end
   local name = prefix .. id
   redis.call('HSET', C, 'entry', id, 'from', from, 'member', name, 'status', 'running',
-    'value', 'null', 'waiting', '0', 'ttl', ttl, 'created', now, 'canvas', '',
+    'value', 'null', 'waiting', '0', 'ttl', ttl, 'created', now, 'canvas', canvas,
     'release', 'parked', 'updated', now, 'touched', now, 'in_flight', '1', 'count', '1')
   redis.call('HSET', D, 'r:' .. id, row, 'e:' .. id, envelope, 's:' .. id, 'sent|0||',
     'n:' .. thread, '1', 'm:' .. thread .. ':0', id)
   redis.call('HSET', T, 't:' .. root, root_row, 't:' .. thread, thread_row,
-    'k:', '{' .. root_name .. ':"' .. root .. '"}',
-    'k:' .. root, '{' .. thread_name .. ':"' .. thread .. '"}')
+    'k:', roots, 'k:' .. root, children)
   redis.call('RPUSH', L, logged .. id)
   for key = keys, keys + OWN_KEYS - 1 do redis.call('PEXPIRE', KEYS[key], expiry) end
   local n = #index + 1
@@ -39,8 +38,8 @@ local function open(at, keys)
   return true
 end
 
-for n = 0, (#ARGV - COMMON) / FIELDS - 1 do
-  if not open(COMMON + 1 + n * FIELDS, 4 + n * OWN_KEYS) then known[#known + 1] = n end
+for n = 0, (#ARGV - 1) / FIELDS - 1 do
+  if not open(2 + n * FIELDS, 4 + n * OWN_KEYS) then known[#known + 1] = n end
 end
 if #index > 0 then
   redis.call('ZADD', KEYS[1], unpack(index))
