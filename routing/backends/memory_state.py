@@ -259,7 +259,7 @@ class ConversationState:
         self.waiting += 1
         for branch in wait.scope:
             self.joins[branch.join].branch(branch.index).waits.append(wait.id)
-        self.note("waiting", codec.wait_row(wait))
+        self.note("waiting", codec.dump(wait))
 
     def landed(self) -> None:
         self.in_flight -= 1

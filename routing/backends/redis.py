@@ -198,7 +198,7 @@ class RedisBackend:
             {
                 "from": entry.from_id,
                 "entry": entry.id,
-                "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
+                "threads": [(t.id, codec.dump(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl": self._ttl_ms,
                 "mode": mode,
@@ -382,7 +382,7 @@ class RedisBackend:
         row, ok, failed, fired = self._hmget(self._keys(conversation)[3], fields)
         if row is None:
             return None
-        return JoinState(codec.join_from(row), int(ok or 0), int(failed or 0), fired is not None)
+        return JoinState(codec.read_join(row), int(ok or 0), int(failed or 0), fired is not None)
 
     @_at_the_edge
     def results(
@@ -416,7 +416,7 @@ class RedisBackend:
 
     @_at_the_edge
     def put_thread(self, conversation: str, thread: Thread) -> bool:
-        row = codec.thread_row(thread)
+        row = codec.dump(thread)
         return bool(self._run("put_thread", conversation, self._ttl_ms, thread.id, row))
 
     @_at_the_edge
@@ -424,18 +424,18 @@ class RedisBackend:
         reply = self._run("child_thread", conversation, self._ttl_ms, parent, name, proposed)
         if not reply:
             raise UnknownThreadError(parent)
-        return codec.thread_from(reply[0].decode(), reply[1])
+        return codec.read_thread(reply)
 
     @_at_the_edge
     def thread(self, conversation: str, thread: str) -> Thread | None:
         [row] = self._hmget(self._keys(conversation)[2], [f"t:{thread}"])
-        return codec.thread_from(thread, row) if row is not None else None
+        return codec.read_thread(row) if row is not None else None
 
     @_at_the_edge
     def threads(self, conversation: str) -> Mapping[str, Thread]:
         rows = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation)[2]))
         return {
-            field[2:].decode(): codec.thread_from(field[2:].decode(), row)
+            field[2:].decode(): codec.read_thread(row)
             for field, row in rows.items()
             if field.startswith(b"t:")
         }
@@ -536,7 +536,7 @@ class RedisBackend:
     @_at_the_edge
     def waits(self, conversation: str) -> Sequence[Wait]:
         rows = cast(list[bytes], self._redis.hvals(self._keys(conversation)[5]))
-        return [codec.wait_from(row) for row in rows]
+        return [codec.read_wait(row) for row in rows]
 
     @_at_the_edge
     def stats(self) -> Mapping[str, int]:
@@ -626,8 +626,8 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     entry, root, thread = opening.entry, opening.root, opening.thread
     return (
         entry.id, entry.from_id, opening.canvas, codec.delivery_row(entry), entry.envelope,
-        root.id, codec.thread_row(root), codec.dump({root.chain[-1]: root.id}),
-        thread.id, codec.thread_row(thread), codec.dump({thread.chain[-1]: thread.id}),
+        root.id, codec.dump(root), codec.dump({root.chain[-1]: root.id}),
+        thread.id, codec.dump(thread), codec.dump({thread.chain[-1]: thread.id}),
     )  # fmt: skip
 
 
@@ -661,11 +661,11 @@ def _commit_args(transition: Transition, run: Run | None) -> list[str | bytes]:
         "attempt": transition.attempt,
         "max_deliveries": transition.max_deliveries,
         "created": len(created),
-        "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
+        "threads": [(t.id, codec.dump(t)) for t in transition.threads],
         "children": transition.children,
         "joins": [_join_row(join) for join in transition.joins],
         "results": [_result_row(r, position.get(id(r), 0)) for r in transition.results],
-        "waits": [(w.id, codec.wait_row(w)) for w in transition.waits],
+        "waits": [(w.id, codec.dump(w)) for w in transition.waits],
         "refills": transition.refills,
         "ending": (ending.status, codec.dump(ending.value)) if ending else None,
         "silent": transition.silent_branch.decode(),
@@ -686,7 +686,7 @@ _ALWAYS = ("delivery", "attempt", "created")
 
 def _join_row(join: Join) -> tuple[str, str, str, int]:
     label = f"{join.kind}:{join.label}" if join.label else ""
-    return join.id, codec.join_row(join), label, join.released or join.total
+    return join.id, codec.dump(join), label, join.released or join.total
 
 
 def _result_row(result: BranchResult, position: int) -> dict[str, Any]:
@@ -698,7 +698,7 @@ def _result_row(result: BranchResult, position: int) -> dict[str, Any]:
         "path": result.payload_path,
         "payload": result.payload.decode(),
         "next": position,
-        "thread": (thread.id, codec.thread_row(thread)) if thread else None,
+        "thread": (thread.id, codec.dump(thread)) if thread else None,
     }
 
 

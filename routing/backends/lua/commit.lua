@@ -111,7 +111,7 @@ settle()
 for _, thread in ipairs(h.threads or NONE) do redis.call('HSET', T, 't:' .. thread[1], thread[2]) end
 for _, child in ipairs(h.children or NONE) do adopt(child[1], child[2], child[3]) end
 for _, join in ipairs(h.joins or NONE) do
-  local spec = cjson.decode(join[2])
+  local spec = read_join(join[2])
   redis.call('HSET', J, 'j:' .. join[1], join[2])
   if join[3] ~= '' then redis.call('HSET', J, 'l:' .. join[3], join[1]) end
   if join[4] < spec.total then

@@ -16,7 +16,7 @@ for i = 3, #ARGV do
   local row = redis.call('HGET', T, 't:' .. id)
   if row then
     local thread = cjson.decode(row)
-    disown(thread.parent ~= cjson.null and thread.parent or '', thread.chain[#thread.chain], id)
+    disown(thread.parent or '', thread.chain[#thread.chain], id)
     redis.call('HDEL', T, 't:' .. id, 'k:' .. id)
     dropped = dropped + 1
   end

@@ -20,7 +20,7 @@ local function leave_timers()
     if string.sub(field, 1, 2) == 'j:' then
       local join = string.sub(field, 3)
       redis.call('ZREM', DUE, member('j', join))
-      local spec = cjson.decode(redis.call('HGET', J, field))
+      local spec = read_join(redis.call('HGET', J, field))
       for index = 0, (spec.item_timeout_ms > 0 and spec.total or 0) - 1 do
         redis.call('ZREM', DUE, member('b', join .. ':' .. index))
       end

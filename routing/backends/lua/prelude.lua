@@ -101,6 +101,13 @@ local function read_row(raw)
   return row
 end
 
+local JOIN_DEFAULTS = {
+  need_ok = 0, need_failed = 0, window = 0, deadline_ms = 0, item_timeout_ms = 0, label = '',
+}
+local function read_join(raw)
+  return setmetatable(cjson.decode(raw), {__index = JOIN_DEFAULTS})
+end
+
 local function row_of(id) return read_row(redis.call('HGET', D, 'r:' .. id)) end
 local function children_of(thread)
   return cjson.decode(redis.call('HGET', T, 'k:' .. thread) or '{}')
@@ -192,7 +199,7 @@ end
 local function close_inside(row, depth)
   for i = depth + 1, #row.scope do
     local join = row.scope[i][1]
-    close(join, cjson.decode(redis.call('HGET', J, 'j:' .. join)))
+    close(join, read_join(redis.call('HGET', J, 'j:' .. join)))
   end
 end
 
@@ -255,7 +262,7 @@ end
 local function fire(join, spec)
   if not close(join, spec) then return end
   note('join', 'fired ' .. join)
-  if spec.body ~= '' then launch(spec.body) end
+  if spec.body then launch(spec.body) end
   if redis.call('HEXISTS', J, 'w:' .. join) == 0 then return end
   for index = 0, spec.total - 1 do drop_waits(join .. ':' .. index) end
 end
@@ -268,7 +275,7 @@ local function answer_branch(join, index, success, path, payload)
       or redis.call('HEXISTS', J, 'v:' .. branch) == 1 then
     return false
   end
-  local spec = cjson.decode(raw)
+  local spec = read_join(raw)
   redis.call('HSET', J, 'v:' .. branch, (success and '1|' or '0|') .. path .. '|' .. payload)
   redis.call('ZREM', DUE, member('b', branch))
   redis.call('HDEL', J, 'c:' .. branch)
@@ -389,7 +396,7 @@ local function told(id, raw, row, attempt, reason, thread)
   local join = ''
   if #row.scope > 0 then
     local branch = cjson.decode(thread[1]).branch
-    join = branch and branch ~= cjson.null and redis.call('HGET', J, 'j:' .. branch[1]) or ''
+    join = branch and redis.call('HGET', J, 'j:' .. branch[1]) or ''
   end
   local fields = raw and redis.call('HMGET', D, 'e:' .. id, 'z:' .. id) or {id}
   return {'begun', attempt, raw, fields[1], thread[1], thread[2] or '{}', join, count, reason,

@@ -31,7 +31,7 @@ local function reclaim_timer()
   if status == 'killed' then return end
   if kind == 'j' then
     local raw = redis.call('HGET', J, 'j:' .. id)
-    if raw then fire(id, cjson.decode(raw)) end
+    if raw then fire(id, read_join(raw)) end
     return
   end
   local join, index = string.match(id, '^(.*):(%d+)$')
