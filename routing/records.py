@@ -12,10 +12,11 @@ with the field names below (or their `rename`), and omits each field that is at 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from msgspec import Struct, field
+
+from threadloom.routing.states import Abandonment, ConversationStatus, LogEvent, SkipReason
 
 
 class Branch(NamedTuple):
@@ -27,16 +28,6 @@ class Branch(NamedTuple):
 
 #: the branches a delivery lives in, outermost first; empty: in none
 Scope = tuple[Branch, ...]
-
-
-class ConversationStatus(StrEnum):
-    """Where a conversation stands; the last three are final."""
-
-    RUNNING = "running"
-    WAITING = "waiting"
-    COMPLETED = "completed"
-    ERROR = "error"
-    KILLED = "killed"
 
 
 class Thread(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -215,8 +206,8 @@ class Frame(Struct, frozen=True, gc=False):
     attempt: int = 1
     #: how many of the attempts count against the listener's retries: those since a replay
     tries: int = 1
-    #: why the attempt before this one ended without a commit: "", "timeout", "lost" or "retry"
-    abandoned: str = ""
+    #: why the attempt before this one ended without a commit
+    abandoned: Abandonment = Abandonment.NONE
 
 
 class Transition(Struct, frozen=True, gc=False):
@@ -281,12 +272,9 @@ class Release(Struct, frozen=True, gc=False):
 
 
 class Skip(Struct, frozen=True, gc=False):
-    """Nothing to run here.
+    """Nothing to run here."""
 
-    `reason`: settled, leased, postponed, cancelled, ended, held, waiting, or unknown.
-    """
-
-    reason: str
+    reason: SkipReason
 
 
 class Publication(NamedTuple):
@@ -376,8 +364,7 @@ class LogEntry(Struct, frozen=True, gc=False):
     """One line of a conversation's log."""
 
     at_ms: int
-    #: message, late, waiting, note, join, ended, abandoned, retry, dead_letter, replayed
-    event: str
+    event: LogEvent
     #: message and late: `delivery` (a Delivery); note, abandoned and retry: `id`, `text`;
     #: dead_letter and replayed: `id`; join and ended: `text`; waiting: `id`, `thread`, `to`,
     #: `prompt`, `scope`

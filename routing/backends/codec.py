@@ -9,15 +9,14 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from threadloom.routing.records import (
-    ConversationStatus,
     Delivery,
     Due,
     Ending,
-    Frame,
     Join,
     Thread,
     Wait,
 )
+from threadloom.routing.states import ConversationStatus
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
@@ -72,21 +71,3 @@ def ending_from(status: bytes | str, value: bytes | str) -> Ending:
     text = status.decode() if isinstance(status, bytes) else status
     decoded: Mapping[str, Any] | None = _loaded(value)
     return Ending(ConversationStatus(text), decoded)
-
-
-def frame_from(conversation: str, reply: list[Any], delivery: Delivery | None = None) -> Frame:
-    """The frame of a `begun` reply; `delivery`: known already, and not in it."""
-    _, attempt, row, envelope, thread, children, join, count, abandoned, tries = reply
-    delivery = delivery or delivery_from(row, envelope)
-    known: dict[str, str] = _loaded(children)
-    return Frame(
-        conversation=conversation,
-        delivery=delivery,
-        thread=read_thread(thread),
-        children={(delivery.thread, name): child for name, child in known.items()},
-        join=read_join(join) if join else None,
-        deliveries=count,
-        attempt=attempt,
-        tries=tries,
-        abandoned=abandoned.decode() if abandoned else "",
-    )

@@ -24,13 +24,13 @@ from threadloom.routing.errors import UnknownThreadError
 from threadloom.routing.records import (
     Begun,
     Branch,
-    ConversationStatus,
     DeadLetter,
     Due,
     Ending,
     Frame,
     Thread,
 )
+from threadloom.routing.states import ConversationStatus
 
 #: an expired lease or a live one; nothing in between depends on when exactly it is looked at
 SOON_OR_LATE = st.sampled_from([0, LONG_MS])
