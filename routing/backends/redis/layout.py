@@ -1,7 +1,7 @@
 """What the registry keeps in Redis: its keys, the fields of its hashes, and the words in them.
 
 This is the catalogue, and the only place where these names are written. Python takes them from
-here, and `scripts.py` writes them into the Lua that uses them: there a field of a thing is `ROW_OF`,
+here, and `scripts.py` writes them into the Lua that uses them: a thing's field is `ROW_OF` there,
 a field of the conversation `FIELD_STATUS`, a delivery's state `STATE_HELD`, and so on
 (`lua_constants`). No code means two things.
 
