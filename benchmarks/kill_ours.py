@@ -13,7 +13,7 @@ from celery import Celery, current_task, signals
 
 from benchmarks.kill_points import URL_VARIABLE, Place, strike
 from threadloom import tasks
-from threadloom.routing.records import ConversationStatus
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.canvas import CONVERSATION, INJECTED
 from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.request import DeliveryRequest

@@ -25,7 +25,8 @@ import redis
 
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Story
 from threadloom.routing.backends import RedisBackend
-from threadloom.routing.records import ConversationStatus, Ending, Thread
+from threadloom.routing.records import Ending, Thread
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.embedded_redis import EmbeddedRedis
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})

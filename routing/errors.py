@@ -41,6 +41,22 @@ class InvalidEnvelopeError(PermanentError):
         return f"{self.step}: {'; '.join(self.faults)}"
 
 
+class RegistryFormatError(PermanentError):
+    """A registry in a format that this version of Threadloom cannot read; another one wrote it."""
+
+    def __init__(self, registry: str, found: int, expected: int) -> None:
+        super().__init__(registry, found, expected)
+        self.registry, self.found, self.expected = registry, found, expected
+
+    def __str__(self) -> str:
+        which = "a newer" if self.found > self.expected else "an older"
+        return (
+            f"the registry {self.registry} is in format {self.found}, written by {which} version "
+            f"of Threadloom; this one reads format {self.expected}. Start the version that wrote "
+            "it, or let its conversations end and give the organism another `backend.redis_prefix`"
+        )
+
+
 class UnknownThreadError(PermanentError):
     """A thread id that the conversation does not know: never issued, cleaned up, or expired."""
 

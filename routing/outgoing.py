@@ -11,7 +11,8 @@ from msgspec import Struct
 from threadloom.routing.faults import Huh, SystemError  # the wire format's name
 from threadloom.routing.markup import XML
 from threadloom.routing.payload import payload_type
-from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.routing.records import Ending
+from threadloom.routing.states import ConversationStatus
 
 
 class Content(Struct, frozen=True):

@@ -4,15 +4,19 @@ A *delivery* is one envelope for one listener. A *branch* is one index of a join
 a buffer, one step of a sequence); everything an item causes carries its branch, so that the
 registry knows when a branch has ended without an answer. A *join* is open until it fires, and
 firing it releases its *body*: a delivery, held until then, to the listener that opened it.
+
+`Thread`, `Delivery`, `Join` and `Wait` are also the rows of a store: msgspec writes them as JSON
+with the field names below (or their `rename`), and omits each field that is at its default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from msgspec import Struct, field
+
+from threadloom.routing.states import Abandonment, ConversationStatus, LogEvent, SkipReason
 
 
 class Branch(NamedTuple):
@@ -26,17 +30,7 @@ class Branch(NamedTuple):
 Scope = tuple[Branch, ...]
 
 
-class ConversationStatus(StrEnum):
-    """Where a conversation stands; the last three are final."""
-
-    RUNNING = "running"
-    WAITING = "waiting"
-    COMPLETED = "completed"
-    ERROR = "error"
-    KILLED = "killed"
-
-
-class Thread(Struct, frozen=True, gc=False):
+class Thread(Struct, frozen=True, gc=False, omit_defaults=True):
     """One position in a conversation's call tree."""
 
     id: str
@@ -60,7 +54,13 @@ class Thread(Struct, frozen=True, gc=False):
         return len(self.chain) - 1
 
 
-class Delivery(Struct, frozen=True, gc=False):
+class Delivery(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"from_id": "from", "payload_name": "name", "payload_path": "path"},
+):
     """One envelope for one listener; `id` is the Celery task id and the message id."""
 
     id: str
@@ -70,9 +70,9 @@ class Delivery(Struct, frozen=True, gc=False):
     #: root element of the payload
     payload_name: str
     #: dotted path of the payload's class, "" when it is none of ours
-    payload_path: str
-    #: canonical XML, the whole envelope
-    envelope: bytes
+    payload_path: str = ""
+    #: canonical XML, the whole envelope; stored beside the row, which leaves it out
+    envelope: bytes = b""
     scope: Scope = ()
     #: the delivery that caused this one; None for the injected one
     parent: str | None = None
@@ -88,7 +88,7 @@ class Delivery(Struct, frozen=True, gc=False):
     local_s: float = 0.0
 
 
-class Join(Struct, frozen=True, gc=False):
+class Join(Struct, frozen=True, gc=False, omit_defaults=True):
     """A fan-in: it fires once, as soon as one of its thresholds is reached."""
 
     id: str
@@ -98,11 +98,11 @@ class Join(Struct, frozen=True, gc=False):
     thread: str
     total: int
     #: fires at so many successes; 0: never for that
-    need_ok: int
+    need_ok: int = 0
     #: fires at so many failures; 0: never for that
-    need_failed: int
+    need_failed: int = 0
     #: the held delivery that firing releases; None: nobody collects
-    body: str | None
+    body: str | None = None
     #: ids reserved for the deliveries of chained branches, in index order; empty: none are chained
     deliveries: tuple[str, ...] = ()
     #: a listener per branch, in index order, or one for all of them
@@ -161,7 +161,7 @@ class Ending(Struct, frozen=True, gc=False):
     value: Mapping[str, Any] | None
 
 
-class Wait(Struct, frozen=True, gc=False):
+class Wait(Struct, frozen=True, gc=False, omit_defaults=True, rename={"listener": "to"}):
     """A thread that waits for input; `id` is the delivery that the input will become."""
 
     id: str
@@ -206,8 +206,8 @@ class Frame(Struct, frozen=True, gc=False):
     attempt: int = 1
     #: how many of the attempts count against the listener's retries: those since a replay
     tries: int = 1
-    #: why the attempt before this one ended without a commit: "", "timeout", "lost" or "retry"
-    abandoned: str = ""
+    #: why the attempt before this one ended without a commit
+    abandoned: Abandonment = Abandonment.NONE
 
 
 class Transition(Struct, frozen=True, gc=False):
@@ -272,12 +272,9 @@ class Release(Struct, frozen=True, gc=False):
 
 
 class Skip(Struct, frozen=True, gc=False):
-    """Nothing to run here.
+    """Nothing to run here."""
 
-    `reason`: settled, leased, postponed, cancelled, ended, held, waiting, or unknown.
-    """
-
-    reason: str
+    reason: SkipReason
 
 
 class Publication(NamedTuple):
@@ -367,8 +364,7 @@ class LogEntry(Struct, frozen=True, gc=False):
     """One line of a conversation's log."""
 
     at_ms: int
-    #: message, late, waiting, note, join, ended, abandoned, retry, dead_letter, replayed
-    event: str
+    event: LogEvent
     #: message and late: `delivery` (a Delivery); note, abandoned and retry: `id`, `text`;
     #: dead_letter and replayed: `id`; join and ended: `text`; waiting: `id`, `thread`, `to`,
     #: `prompt`, `scope`

@@ -165,7 +165,9 @@ def _running_backend(
     door = manager_door(config, environ)
     if needs_own_manager(config, environ) and not door.exists():
         raise NotRunningError(config.organism.name, config.source)
-    return backend_of(config, url, environ)
+    backend = backend_of(config, url, environ)
+    backend.check_format()
+    return backend
 
 
 def backend_of(

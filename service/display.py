@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from threadloom.routing.markup import local_name
-from threadloom.routing.records import ConversationStatus
+from threadloom.routing.states import ConversationStatus
 
 #: columns of a table that goes to a file or a pipe
 PIPE_WIDTH = 120

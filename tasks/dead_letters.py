@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from celery import Celery
 
 from threadloom.config import PermanentError
-from threadloom.routing.records import ConversationStatus, DeadLetter
+from threadloom.routing.records import DeadLetter
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import runtime_of
 

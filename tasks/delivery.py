@@ -44,6 +44,7 @@ from threadloom.routing.records import (
 )
 from threadloom.routing.results import StoredResults
 from threadloom.routing.retry import backoff_ms
+from threadloom.routing.states import Abandonment, SkipReason
 from threadloom.tasks.handlers import run_handler, told
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.publisher import Publisher
@@ -141,7 +142,7 @@ class Deliverer:
             return Outcome(begun.ending)
         if isinstance(begun, Skip):
             # A conversation that the registry does not have: it was forgotten, or is another's.
-            level = logging.WARNING if begun.reason == "unknown" else logging.INFO
+            level = logging.WARNING if begun.reason is SkipReason.UNKNOWN else logging.INFO
             logger.log(level, "delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
@@ -201,7 +202,7 @@ class Deliverer:
         listener = self._runtime.organism.listeners.get(frame.delivery.to)
         if listener is None:
             return (Fault(handler_fault(), f"no listener {frame.delivery.to!r} any more"),)
-        if frame.abandoned == "timeout":
+        if frame.abandoned is Abandonment.TIMEOUT:
             note = f"the handler ran past its hard limit ({listener.timeout_s} s and some)"
             return (Fault(timeout_fault(), note, dead_letter=True),)
         if frame.tries > listener.max_retries + 1:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from threadloom.routing import UnknownConversationError
 from threadloom.routing.faults import killed_fault
 from threadloom.routing.outgoing import content_of, ending_of
-from threadloom.routing.records import ConversationStatus
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import runtime_of
 

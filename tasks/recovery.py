@@ -20,6 +20,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from threadloom.config import RegistryUnavailableError
+from threadloom.routing.errors import RegistryFormatError
 from threadloom.routing.faults import timeout_fault
 from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
@@ -85,7 +86,7 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         runtime = runtime_of(worker.app)
-        if self._loses_queues(worker, runtime):
+        if self._cannot_read_registry(runtime) or self._loses_queues(worker, runtime):
             raise SystemExit(EX_FAILURE)
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
@@ -109,6 +110,17 @@ class RecoveryStep(bootsteps.StartStopStep):
         if runtime.overtime is not None:
             runtime.overtime.end_late(worker, state.active_requests)
         worker.pool.maintain_pool()
+
+    @staticmethod
+    def _cannot_read_registry(runtime: Runtime) -> bool:
+        try:
+            runtime.backend.check_format()
+        except RegistryFormatError as exc:
+            logger.critical("registry.of_another_version reason=%s", exc)
+            return True
+        except RegistryUnavailableError as exc:
+            logger.warning("registry.unavailable reason=%s", exc)
+        return False
 
     def _renew_claims(self, worker: Any, runtime: Runtime) -> None:
         if self._loses_queues(worker, runtime):

@@ -10,7 +10,8 @@ from celery.app.task import Context
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing import ConversationError
-from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.routing.records import Ending
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)

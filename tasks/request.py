@@ -19,6 +19,7 @@ from celery.worker.strategy import default
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.records import Publication
+from threadloom.routing.states import Abandonment
 from threadloom.tasks.canvas import CONVERSATION, TOGETHER
 from threadloom.tasks.publisher import SENT_HEADER, Publisher, now_ms
 from threadloom.tasks.runtime import Runtime, runtime_of
@@ -109,7 +110,7 @@ class DeliveryRequest(Request):
             return None  # the pool says it twice; `on_timeout` follows and deals with it
         if isinstance(exc, WorkerLostError | SystemExit):
             # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
-            self._abandon("lost")
+            self._abandon(Abandonment.LOST)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
@@ -120,7 +121,7 @@ class DeliveryRequest(Request):
         task_ready(self)
         logger.error("delivery.hard_timeout message_id=%s timeout_s=%s", self.id, timeout)
         publisher = Publisher(self.task.app, runtime_of(self.task.app))
-        for publication in self._abandon("timeout"):
+        for publication in self._abandon(Abandonment.TIMEOUT):
             publisher.publish([publication], root_id=self.root_id)
         self.send_event("task-failed", exception=repr(TimeLimitExceeded(timeout)), traceback="")
         return self.acknowledge()

@@ -20,7 +20,6 @@ from threadloom.routing.records import (
     BranchResult,
     CommitResult,
     Committed,
-    ConversationStatus,
     Delivery,
     Due,
     Ending,
@@ -33,6 +32,7 @@ from threadloom.routing.records import (
     Transition,
     Wait,
 )
+from threadloom.routing.states import ConversationStatus
 
 T = TypeVar("T")
 

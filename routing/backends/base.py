@@ -38,6 +38,9 @@ BEGIN_GRACE_MS = 10_000
 DEAD_LETTERS = 1_000
 #: ms after its retention in which a conversation that nobody swept can still be read
 MARGIN_MS = 600_000
+#: counts up with every change of what a registry holds that an older version cannot read: keys,
+#: fields, rows, and what its scripts take and answer
+FORMAT = 1
 #: what the broker has taken: deliveries by conversation
 Published = Mapping[str, Sequence[str]]
 NOTHING: Published = {}
@@ -285,6 +288,12 @@ class SharedBackend(Protocol):
     def stats(self) -> Mapping[str, int]:
         """Counts: `conversations`; `due`: what is late or has a time at which it will be; `sent`:
         what the broker has and nobody has begun; `dead_letters`.
+        """
+
+    def check_format(self) -> None:
+        """Return if this version can work with the registry; a new one gets this version's format.
+
+        Every start calls it first. Raises RegistryFormatError, and has changed nothing then.
         """
 
     def clear(self) -> None:

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 
 from threadloom.routing.records import (
-    Branch,
-    ConversationStatus,
     Delivery,
     Due,
     Ending,
-    Frame,
     Join,
     Thread,
     Wait,
 )
+from threadloom.routing.states import ConversationStatus
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder()
@@ -49,134 +47,23 @@ def due_from(member: bytes) -> Due:
     return Due(due_parts(member)[0], member.decode())
 
 
-class _DeliveryRow(
-    Struct,
-    omit_defaults=True,
-    rename={"from_id": "from", "payload_name": "name", "payload_path": "path"},
-):
-    """A delivery but its envelope. What is as it is with most is not said: scripts read it too."""
-
-    id: str
-    thread: str
-    from_id: str
-    to: str
-    payload_name: str
-    payload_path: str = ""
-    scope: tuple[Branch, ...] = ()
-    parent: str | None = None
-    depth: int = 1
-    held: bool = False
-    opens_branch: bool = False
-    answer_within_ms: int = 0
-    local_s: float = 0.0
-
-
-class _ThreadRow(Struct, omit_defaults=True):
-    """A thread but its id."""
-
-    chain: tuple[str, ...]
-    parent: str | None = None
-    branch: Branch | None = None
-    repairs: str = ""
-
-
-_read_delivery = msgspec.json.Decoder(_DeliveryRow).decode
-_read_thread = msgspec.json.Decoder(_ThreadRow).decode
+_read_delivery = msgspec.json.Decoder(Delivery).decode
+read_thread = msgspec.json.Decoder(Thread).decode
+read_join = msgspec.json.Decoder(Join).decode
+read_wait = msgspec.json.Decoder(Wait).decode
 
 
 def delivery_row(delivery: Delivery) -> str:
-    """Everything of a delivery but its envelope."""
-    row = _DeliveryRow(
-        delivery.id, delivery.thread, delivery.from_id, delivery.to, delivery.payload_name,
-        delivery.payload_path, delivery.scope, delivery.parent, delivery.depth, delivery.held,
-        delivery.opens_branch, delivery.answer_within_ms, delivery.local_s,
-    )  # fmt: skip
-    return dump(row)
+    """A delivery as its row, which leaves the envelope out."""
+    return dump(replace(delivery, envelope=b""))
 
 
 def delivery_from(row: bytes | str, envelope: bytes = b"") -> Delivery:
-    """The delivery of a row."""
-    r = _read_delivery(row)
-    return Delivery(
-        r.id, r.thread, r.from_id, r.to, r.payload_name, r.payload_path, envelope, r.scope,
-        r.parent, r.depth, r.held, r.opens_branch, r.answer_within_ms, r.local_s,
-    )  # fmt: skip
-
-
-def thread_row(thread: Thread) -> str:
-    """A thread but its id."""
-    return dump(_ThreadRow(thread.chain, thread.parent, thread.branch, thread.repairs))
-
-
-def thread_from(thread_id: str, row: bytes | str) -> Thread:
-    """The thread of a row."""
-    r = _read_thread(row)
-    return Thread(thread_id, r.chain, r.parent, r.branch, r.repairs)
-
-
-def join_row(join: Join) -> str:
-    """A join; its thresholds are read by Lua."""
-    return dump(
-        {
-            "id": join.id,
-            "kind": join.kind,
-            "thread": join.thread,
-            "total": join.total,
-            "need_ok": join.need_ok,
-            "need_failed": join.need_failed,
-            "body": join.body or "",
-            "deliveries": join.deliveries,
-            "targets": join.targets,
-            "window": join.window,
-            "released": join.released,
-            "deadline_ms": join.deadline_ms,
-            "item_timeout_ms": join.item_timeout_ms,
-            "label": join.label,
-            "memo": join.memo,
-        }
-    )
-
-
-def join_from(row: bytes | str) -> Join:
-    """The join of a row."""
-    r = _loaded(row)
-    return Join(
-        id=r["id"],
-        kind=r["kind"],
-        thread=r["thread"],
-        total=r["total"],
-        need_ok=r["need_ok"],
-        need_failed=r["need_failed"],
-        body=r["body"] or None,
-        deliveries=tuple(r["deliveries"]),
-        targets=tuple(r["targets"]),
-        window=r["window"],
-        released=r["released"],
-        deadline_ms=r["deadline_ms"],
-        item_timeout_ms=r["item_timeout_ms"],
-        label=r["label"],
-        memo=r["memo"],
-    )
-
-
-def wait_row(wait: Wait) -> str:
-    """A wait, as the log shows it."""
-    return dump(
-        {
-            "id": wait.id,
-            "thread": wait.thread,
-            "to": wait.listener,
-            "prompt": wait.prompt,
-            "scope": wait.scope,
-        }
-    )
-
-
-def wait_from(row: bytes | str) -> Wait:
-    """The wait of a row."""
-    r = _loaded(row)
-    scope = tuple(Branch(*b) for b in r["scope"])
-    return Wait(r["id"], r["thread"], r["to"], r["prompt"], scope)
+    """The delivery of a row and its envelope."""
+    delivery = _read_delivery(row)
+    if envelope:
+        force_setattr(delivery, "envelope", envelope)  # nobody else has seen it yet
+    return delivery
 
 
 def ending_from(status: bytes | str, value: bytes | str) -> Ending:
@@ -184,21 +71,3 @@ def ending_from(status: bytes | str, value: bytes | str) -> Ending:
     text = status.decode() if isinstance(status, bytes) else status
     decoded: Mapping[str, Any] | None = _loaded(value)
     return Ending(ConversationStatus(text), decoded)
-
-
-def frame_from(conversation: str, reply: list[Any], delivery: Delivery | None = None) -> Frame:
-    """The frame of a `begun` reply; `delivery`: known already, and not in it."""
-    _, attempt, row, envelope, thread, children, join, count, abandoned, tries = reply
-    delivery = delivery or delivery_from(row, envelope)
-    known: dict[str, str] = _loaded(children)
-    return Frame(
-        conversation=conversation,
-        delivery=delivery,
-        thread=thread_from(delivery.thread, thread),
-        children={(delivery.thread, name): child for name, child in known.items()},
-        join=join_from(join) if join else None,
-        deliveries=count,
-        attempt=attempt,
-        tries=tries,
-        abandoned=abandoned.decode() if abandoned else "",
-    )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from threadloom.config import RegistryUnavailableError
-from threadloom.routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS
+from threadloom.routing.backends.base import BEGIN_GRACE_MS, FORMAT, PUBLISH_GRACE_MS
 from threadloom.routing.backends.memory import MemoryBackend
 
 P = ParamSpec("P")
@@ -207,6 +207,10 @@ class ManagerBackend:
     waits = _remote(MemoryBackend.waits)
     stats = _remote(MemoryBackend.stats)
     clear = _remote(MemoryBackend.clear)
+
+    def check_format(self) -> None:
+        """See `SharedBackend`: the manager may have been started by another version."""
+        self._ask("check_format", (FORMAT,), {})
 
     def close(self) -> None:
         """Let go of this thread's connection."""

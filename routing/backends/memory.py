@@ -19,6 +19,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from threadloom.routing.backends import codec
 from threadloom.routing.backends.base import (
     BEGIN_GRACE_MS,
+    FORMAT,
     MARGIN_MS,
     NOTHING,
     PUBLISH_GRACE_MS,
@@ -40,13 +41,16 @@ from threadloom.routing.backends.memory_steps import (
     replan,
     unpublished,
 )
-from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.errors import (
+    RegistryFormatError,
+    UnknownConversationError,
+    UnknownThreadError,
+)
 from threadloom.routing.records import (
     Beginning,
     CommitResult,
     Committed,
     Conversation,
-    ConversationStatus,
     DeadLetter,
     Delivery,
     Due,
@@ -62,6 +66,13 @@ from threadloom.routing.records import (
     Thread,
     Transition,
     Wait,
+)
+from threadloom.routing.states import (
+    ConversationStatus,
+    DeliveryState,
+    LogEvent,
+    ReleaseState,
+    SkipReason,
 )
 
 P = ParamSpec("P")
@@ -123,7 +134,7 @@ class MemoryBackend:
         if state is None:
             return self._create(opening).publications()[0]
         stored = state.deliveries.get(opening.entry.id)
-        if stored is None or stored.state != "ready":
+        if stored is None or stored.state != DeliveryState.READY:
             return None
         return Publication.of(state.id, stored.delivery)
 
@@ -161,7 +172,7 @@ class MemoryBackend:
         self._clear(published)
         state = self._opened(conversation)
         if state is None:
-            return Skip("unknown")
+            return Skip(SkipReason.UNKNOWN)
         return state.begin(delivery, owner=owner, lease_ms=lease_ms)
 
     @_atomic
@@ -173,12 +184,12 @@ class MemoryBackend:
         stored = state.deliveries.get(transition.delivery) if state else None
         if state is None or stored is None:
             return Fenced()
-        if stored.state in ("settled", "cancelled"):
-            if stored.state == "settled" and stored.attempt == transition.attempt:
+        if stored.state in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
+            if stored.state == DeliveryState.SETTLED and stored.attempt == transition.attempt:
                 taken = state.taken_before(stored, run) if run is not None else None
                 return Committed(unpublished(state, transition), adopted=True, begun=taken)
             return Committed(adopted=True)
-        if stored.state != "leased" or stored.attempt != transition.attempt:
+        if stored.state != DeliveryState.LEASED or stored.attempt != transition.attempt:
             return Fenced()
         ended_before = state.is_final
         killed = state.status is ConversationStatus.KILLED
@@ -187,13 +198,13 @@ class MemoryBackend:
             refused = replan(state, transition)
             if refused is not None:
                 return refused
-        stored.set("settled", attempt=stored.attempt)
+        stored.set(DeliveryState.SETTLED, attempt=stored.attempt)
         state.not_due("d", stored.row.id)
         if depth is None:
             apply(state, transition)
         else:
             state.close_inside(stored, depth)
-            state.note("late", stored.row.id)
+            state.note(LogEvent.LATE, stored.row.id)
         state.free_lane(stored, run.lanes if run is not None else 0)
         state.landed()
         ends = state.is_final and not ended_before
@@ -215,9 +226,9 @@ class MemoryBackend:
             for delivery in deliveries if state else ():
                 assert state is not None
                 stored = state.deliveries.get(delivery)
-                if not delivery and state.release == "due":
+                if not delivery and state.release == ReleaseState.DUE:
                     state.set_due("r", "", self._now + self._begin_grace_ms)
-                elif stored is not None and stored.state == "ready":
+                elif stored is not None and stored.state == DeliveryState.READY:
                     state.sent(stored)
 
     @_atomic
@@ -225,7 +236,11 @@ class MemoryBackend:
         self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
     ) -> tuple[Publication, ...] | None:
         state, stored = self._stored(conversation, delivery)
-        if not state or not stored or (stored.state, stored.attempt) != ("leased", attempt):
+        if (
+            not state
+            or not stored
+            or (stored.state, stored.attempt) != (DeliveryState.LEASED, attempt)
+        ):
             return None
         state.retry(stored, delay_ms, reason)
         state.touch(self._ttl_ms)
@@ -235,14 +250,14 @@ class MemoryBackend:
     def released(self, conversation: str) -> None:
         state = self._opened(conversation)
         if state is not None and state.is_final:
-            state.release = "done"
+            state.release = ReleaseState.DONE
             state.not_due("r", "")
 
     @_atomic
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
         for conversation, delivery in leases:
             state, stored = self._run(conversation, delivery)
-            if state and stored and stored.state == "leased" and stored.owner == owner:
+            if state and stored and stored.state == DeliveryState.LEASED and stored.owner == owner:
                 state.set_due("d", stored.row.id, self._now + lease_ms)
                 state.touch(self._ttl_ms)
 
@@ -251,10 +266,10 @@ class MemoryBackend:
         self, conversation: str, delivery: str, *, owner: str, reason: str
     ) -> Publication | None:
         state, stored = self._run(conversation, delivery)
-        if not state or not stored or stored.state != "leased" or stored.owner != owner:
+        if not state or not stored or stored.state != DeliveryState.LEASED or stored.owner != owner:
             return None
         state.make_ready(stored, stored.attempt, reason)
-        state.note("abandoned", codec.dump((stored.row.id, reason)))
+        state.note(LogEvent.ABANDONED, codec.dump((stored.row.id, reason)))
         return state.publications()[0]
 
     @_atomic
@@ -264,7 +279,7 @@ class MemoryBackend:
             raise UnknownConversationError(conversation)
         stored = state.deliveries.get(wait)
         killed = state.status is ConversationStatus.KILLED
-        if stored is None or stored.state != "waiting" or killed:
+        if stored is None or stored.state != DeliveryState.WAITING or killed:
             return None
         stored.row = delivery
         state.waiting -= 1
@@ -279,6 +294,7 @@ class MemoryBackend:
         state = self._opened(conversation)
         if state is None or not state.finish(ending):
             return None
+        state.drop_all_waits()
         state.touch(self._ttl_ms)
         return state.resume()
 
@@ -323,7 +339,7 @@ class MemoryBackend:
             return None
         _, delivery = codec.due_parts(unbegun.member.encode())
         state, stored = self._stored(unbegun.conversation, delivery)
-        if state is None or stored is None or stored.state != "sent":
+        if state is None or stored is None or stored.state != DeliveryState.SENT:
             del sent[unbegun.member]
             return None
         killed = state.status is ConversationStatus.KILLED
@@ -513,7 +529,7 @@ class MemoryBackend:
         state = self._opened(conversation)
         if state is None or not state.waiting or state.status is ConversationStatus.KILLED:
             return []
-        rows = (s.row for s in state.deliveries.values() if s.state == "waiting")
+        rows = (s.row for s in state.deliveries.values() if s.state == DeliveryState.WAITING)
         return [row for row in rows if isinstance(row, Wait)]
 
     @_atomic
@@ -525,6 +541,11 @@ class MemoryBackend:
             "sent": len(shared.sent),
             "dead_letters": len(shared.dead),
         }
+
+    def check_format(self, expected: int = FORMAT) -> None:
+        """See `SharedBackend`; `expected` is that of a process which asks a manager."""
+        if expected != FORMAT:
+            raise RegistryFormatError("in the manager", FORMAT, expected)
 
     @_atomic
     def clear(self) -> None:

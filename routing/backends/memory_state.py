@@ -19,7 +19,6 @@ from threadloom.routing.records import (
     Begun,
     Branch,
     BranchResult,
-    ConversationStatus,
     Delivery,
     Ending,
     Frame,
@@ -34,6 +33,14 @@ from threadloom.routing.records import (
     Thread,
     Wait,
 )
+from threadloom.routing.states import (
+    Abandonment,
+    ConversationStatus,
+    DeliveryState,
+    LogEvent,
+    ReleaseState,
+    SkipReason,
+)
 
 FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
 
@@ -43,8 +50,7 @@ class StoredDelivery:
     """A delivery and where it stands; until it is answered, a wait stands in its place."""
 
     row: Delivery | Wait
-    #: held, waiting, ready (in the outbox), sent, leased, postponed, settled, cancelled
-    state: str
+    state: DeliveryState
     attempt: int = 0
     owner: str = ""
     reason: str = ""
@@ -54,7 +60,9 @@ class StoredDelivery:
     dead: str = ""
     dead_reason: str = ""
 
-    def set(self, state: str, *, attempt: int = 0, owner: str = "", reason: str = "") -> None:
+    def set(
+        self, state: DeliveryState, *, attempt: int = 0, owner: str = "", reason: str = ""
+    ) -> None:
         self.state, self.attempt, self.owner, self.reason = state, attempt, owner, reason
 
     @property
@@ -131,7 +139,7 @@ class ConversationState:
         #: until when a delivery is postponed, the last one
         self.postponed_ms = 0
         #: parked, due, handing or done
-        self.release = "parked"
+        self.release = ReleaseState.PARKED
         self.handed = 0
         self.deliveries: dict[str, StoredDelivery] = {}
         self.threads: dict[str, Thread] = {}
@@ -143,7 +151,7 @@ class ConversationState:
         self.items: dict[str, dict[int, bytes]] = {}
         #: the open joins by kind and label
         self.labels: dict[tuple[str, str], str] = {}
-        self.log: list[tuple[int, str, str]] = []
+        self.log: list[tuple[int, LogEvent, str]] = []
         #: the slots of each thread: ids of deliveries
         self.slots: dict[str, list[str]] = {}
         #: ms since 1970, set when an operation starts
@@ -167,7 +175,7 @@ class ConversationState:
     def due_at(self, kind: str, thing: str) -> int:
         return self._due.get(self.member(kind, thing), 0)
 
-    def note(self, event: str, detail: str) -> None:
+    def note(self, event: LogEvent, detail: str) -> None:
         self.log.append((self.now, event, detail))
 
     def touch(self, ttl_ms: int) -> None:
@@ -211,7 +219,7 @@ class ConversationState:
     # --- deliveries ---------------------------------------------------------------------
 
     def make_ready(self, stored: StoredDelivery, attempt: int, reason: str) -> None:
-        stored.set("ready", attempt=attempt, reason=reason)
+        stored.set(DeliveryState.READY, attempt=attempt, reason=reason)
         self.set_due("d", stored.row.id, self.now + self._grace_ms)
         self.publish.append(stored.delivery)
 
@@ -221,7 +229,7 @@ class ConversationState:
 
     def remember(self, row: Delivery) -> None:
         self.slots.setdefault(row.thread, []).append(row.id)
-        self.note("message", row.id)
+        self.note(LogEvent.MESSAGE, row.id)
 
     def hold(self, row: Delivery) -> None:
         branch = row.scope[-1]
@@ -234,7 +242,7 @@ class ConversationState:
     def create_delivery(self, row: Delivery) -> None:
         if row.held and row.opens_branch and self.joins[row.scope[-1].join].fired:
             return
-        stored = self.deliveries[row.id] = StoredDelivery(row, "held")
+        stored = self.deliveries[row.id] = StoredDelivery(row, DeliveryState.HELD)
         self.count += 1
         self.remember(row)
         if not row.held:
@@ -246,7 +254,7 @@ class ConversationState:
         """False if its join has fired, and needs no more branches."""
         join, stored = self.joins[refill.join], self.deliveries[refill.delivery]
         if join.fired:
-            stored.set("cancelled")
+            stored.set(DeliveryState.CANCELLED)
         elif join.next > refill.at:
             self.launch(stored)
         else:
@@ -254,12 +262,12 @@ class ConversationState:
         return not join.fired
 
     def create_wait(self, wait: Wait) -> None:
-        self.deliveries[wait.id] = StoredDelivery(wait, "waiting")
+        self.deliveries[wait.id] = StoredDelivery(wait, DeliveryState.WAITING)
         self.in_flight += 1
         self.waiting += 1
         for branch in wait.scope:
             self.joins[branch.join].branch(branch.index).waits.append(wait.id)
-        self.note("waiting", codec.wait_row(wait))
+        self.note(LogEvent.WAITING, codec.dump(wait))
 
     def landed(self) -> None:
         self.in_flight -= 1
@@ -270,14 +278,14 @@ class ConversationState:
         if self.is_final:
             return False
         self.status, self.value = ending.status, ending.value
-        self.note("ended", ending.status)
-        if self.release == "parked":
-            self.release = "due"
+        self.note(LogEvent.ENDED, ending.status)
+        if self.release == ReleaseState.PARKED:
+            self.release = ReleaseState.DUE
             self.set_due("r", "", self.now + self._grace_ms)
         return True
 
     def cancel(self, stored: StoredDelivery, depth: int) -> None:
-        stored.set("cancelled", attempt=stored.attempt)
+        stored.set(DeliveryState.CANCELLED, attempt=stored.attempt)
         self.not_due("d", stored.row.id)
         self._sent.pop(self.member("d", stored.row.id), None)
         self.close_inside(stored, depth)
@@ -285,21 +293,21 @@ class ConversationState:
         self.landed()
 
     def sent(self, stored: StoredDelivery) -> None:
-        stored.set("sent", attempt=stored.attempt, reason=stored.reason)
+        stored.set(DeliveryState.SENT, attempt=stored.attempt, reason=stored.reason)
         self.not_due("d", stored.row.id)
         self._sent[self.member("d", stored.row.id)] = self.now
 
     def retry(self, stored: StoredDelivery, delay_ms: int, reason: str) -> None:
-        stored.set("postponed", attempt=stored.attempt, reason="retry")
+        stored.set(DeliveryState.POSTPONED, attempt=stored.attempt, reason=Abandonment.RETRY)
         self.set_due("d", stored.row.id, self.now + delay_ms)
         self.postponed_ms = max(self.postponed_ms, self.now + delay_ms)
-        self.note("retry", codec.dump((stored.row.id, reason)))
+        self.note(LogEvent.RETRY, codec.dump((stored.row.id, reason)))
         self.free_lane(stored, 0)
 
     def bury(self, stored: StoredDelivery, reason: str) -> None:
         stored.dead = f"{self.now:015d}:{self.member('x', stored.row.id)}"
         stored.dead_reason = reason
-        self.note("dead_letter", stored.row.id)
+        self.note(LogEvent.DEAD_LETTER, stored.row.id)
         bisect.insort(self._dead, stored.dead)
         del self._dead[:-DEAD_LETTERS]
 
@@ -331,11 +339,11 @@ class ConversationState:
         answered = any(self.joins[b.join].branch(b.index).result for b in stored.row.scope)
         if self.status is ConversationStatus.ERROR and not answered:
             self.status, self.value = ConversationStatus.RUNNING, None
-            self.release = "parked"
+            self.release = ReleaseState.PARKED
             self.not_due("r", "")
         self.exhume(stored)
         stored.before_replay = stored.attempt
-        self.note("replayed", stored.row.id)
+        self.note(LogEvent.REPLAYED, stored.row.id)
         self.book_branch(stored, 2, b"")
         self.in_flight += 1
         self.make_ready(stored, stored.attempt, "")
@@ -360,7 +368,7 @@ class ConversationState:
             self.labels.pop((join.spec.kind, join.spec.label), None)
         if join.more:
             more = self.deliveries[join.more]
-            more.set("cancelled")
+            more.set(DeliveryState.CANCELLED)
             join.more = ""
             if more.row.scope:
                 around = more.row.scope[-1]
@@ -375,14 +383,22 @@ class ConversationState:
         for wait in branch.waits:
             stored = self.deliveries[wait]
             depth = self.moot(stored)
-            if depth and stored.state == "waiting":
+            if depth and stored.state == DeliveryState.WAITING:
                 self.waiting -= 1
                 self.cancel(stored, depth)
+
+    def drop_all_waits(self) -> None:
+        """Cancel every wait of a conversation that was killed: nothing is answered any more."""
+        for stored in self.deliveries.values():
+            if stored.state == DeliveryState.WAITING:
+                stored.set(DeliveryState.CANCELLED)
+                self.waiting -= 1
+                self.landed()
 
     def fire(self, join: StoredJoin) -> None:
         if not self.close(join):
             return
-        self.note("join", f"fired {join.spec.id}")
+        self.note(LogEvent.JOIN, f"fired {join.spec.id}")
         if join.spec.body:
             self.launch(self.deliveries[join.spec.body])
         for index in sorted(join.branches):
@@ -441,7 +457,7 @@ class ConversationState:
             result.branch, result.success, result.payload_path, result.payload
         )
         if not counts:
-            self.note("late", delivery)
+            self.note(LogEvent.LATE, delivery)
         elif result.then_delivery and not self.joins[result.branch.join].fired:
             assert result.then_thread is not None
             self.threads[result.then_thread.id] = result.then_thread
@@ -461,57 +477,64 @@ class ConversationState:
     # --- beginning ----------------------------------------------------------------------
 
     def grant_release(self, lease_ms: int) -> Beginning:
-        if self.release == "done":
-            return Skip("settled")
-        if self.release == "handing" and self.due_at("r", "") > self.now:
-            return Skip("leased")
-        self.release = "handing"
+        if self.release == ReleaseState.DONE:
+            return Skip(SkipReason.SETTLED)
+        if self.release == ReleaseState.HANDING and self.due_at("r", "") > self.now:
+            return Skip(SkipReason.LEASED)
+        self.release = ReleaseState.HANDING
         self.set_due("r", "", self.now + lease_ms)
         self.handed += 1
         return Release(self.ending, self.handed)
 
     def refusal(self, stored: StoredDelivery, *, lease_ms: int) -> Beginning | None:
         """Why a delivery cannot be run now."""
-        if stored.state in ("held", "waiting"):
-            return Skip(stored.state)
+        if stored.state in (DeliveryState.HELD, DeliveryState.WAITING):
+            return Skip(SkipReason(stored.state))
         killed = self.status is ConversationStatus.KILLED
-        if killed and stored.state not in ("settled", "cancelled"):
+        if killed and stored.state not in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
             self.cancel(stored, len(stored.row.scope))
-        if stored.state in ("settled", "cancelled"):
+        if stored.state in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
             if self.is_final and stored.row.id == self.entry.id:
                 return self.grant_release(lease_ms)
-            return Skip("ended" if killed else "settled")
+            return Skip(SkipReason.ENDED if killed else SkipReason.SETTLED)
         depth = self.moot(stored)
         if depth:
             self.cancel(stored, depth)
-            return Skip("cancelled")
+            return Skip(SkipReason.CANCELLED)
         if stored.row.thread not in self.threads:
-            self.note("late", stored.row.id)
+            self.note(LogEvent.LATE, stored.row.id)
             self.book_branch(stored, 0, b"")
             self.cancel(stored, len(stored.row.scope))
-            return Skip("cancelled")
-        if stored.state in ("leased", "postponed") and self.due_at("d", stored.row.id) > self.now:
-            return Skip(stored.state)
+            return Skip(SkipReason.CANCELLED)
+        if (
+            stored.state in (DeliveryState.LEASED, DeliveryState.POSTPONED)
+            and self.due_at("d", stored.row.id) > self.now
+        ):
+            return Skip(SkipReason(stored.state))
         return None
 
     def begin(self, delivery: str, *, owner: str, lease_ms: int) -> Beginning:
         stored = self.deliveries.get(delivery)
         if stored is None:
-            return Skip("unknown")
+            return Skip(SkipReason.UNKNOWN)
         refused = self.refusal(stored, lease_ms=lease_ms)
         if refused is not None:
             return refused
         reason = stored.reason
-        if stored.state == "leased":
-            reason = "lost"
-            self.note("abandoned", codec.dump((delivery, reason)))
+        if stored.state == DeliveryState.LEASED:
+            reason = Abandonment.LOST
+            self.note(LogEvent.ABANDONED, codec.dump((delivery, reason)))
         self._sent.pop(self.member("d", delivery), None)
         return self.grant(stored, reason, owner=owner, lease_ms=lease_ms)
 
     def follows_a_queued_one(self, row: Delivery) -> bool:
         slots = self.slots[row.thread]
         slot = next(n for n in reversed(range(len(slots))) if slots[n] == row.id)
-        return slot > 0 and self.deliveries[slots[slot - 1]].state in ("held", "ready", "sent")
+        return slot > 0 and self.deliveries[slots[slot - 1]].state in (
+            DeliveryState.HELD,
+            DeliveryState.READY,
+            DeliveryState.SENT,
+        )
 
     def take(self, run: Run) -> Begun | None:
         """What a run goes on with, of what is ready now."""
@@ -531,13 +554,13 @@ class ConversationState:
     def taken_before(self, settled: StoredDelivery, run: Run) -> Begun | None:
         """What an earlier copy of a commit took, if its answer was lost."""
         stored = self.deliveries[self.runs.get(run.id, settled.row.id)]
-        if stored is settled or (stored.state, stored.owner) != ("leased", run.owner):
+        if stored is settled or (stored.state, stored.owner) != (DeliveryState.LEASED, run.owner):
             return None
         return self.told(stored, stored.reason)
 
     def grant(self, stored: StoredDelivery, reason: str, *, owner: str, lease_ms: int) -> Begun:
         row = stored.delivery
-        stored.set("leased", attempt=stored.attempt + 1, owner=owner)
+        stored.set(DeliveryState.LEASED, attempt=stored.attempt + 1, owner=owner)
         self.set_due("d", row.id, self.now + lease_ms)
         if row.answer_within_ms > 0:
             timer = branch_id(row.scope[-1])
@@ -559,23 +582,22 @@ class ConversationState:
             deliveries=self.count,
             attempt=stored.attempt,
             tries=stored.attempt - stored.before_replay,
-            abandoned=reason,
+            abandoned=Abandonment(reason),
         )
         return Begun(frame)
 
     # --- reading ------------------------------------------------------------------------
 
-    def log_detail(self, event: str, detail: str) -> Mapping[str, Any]:
+    def log_detail(self, event: LogEvent, detail: str) -> Mapping[str, Any]:
         """The detail of a line of the log, as `LogEntry` describes it."""
-        if event in ("message", "late"):
+        if event in (LogEvent.MESSAGE, LogEvent.LATE):
             return {"delivery": self.deliveries[detail].delivery}
-        if event == "waiting":
-            waiting: Mapping[str, Any] = json.loads(detail)
-            return waiting
-        if event in ("note", "abandoned", "retry"):
+        if event is LogEvent.WAITING:
+            return {"scope": [], **json.loads(detail)}
+        if event in (LogEvent.NOTE, LogEvent.ABANDONED, LogEvent.RETRY):
             delivery, text = json.loads(detail)
             return {"id": delivery, "text": text}
-        if event in ("dead_letter", "replayed"):
+        if event in (LogEvent.DEAD_LETTER, LogEvent.REPLAYED):
             return {"id": detail}
         return {"text": detail}
 

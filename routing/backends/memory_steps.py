@@ -6,11 +6,17 @@ from threadloom.routing.backends import codec
 from threadloom.routing.backends.memory_state import ConversationState, StoredJoin
 from threadloom.routing.records import (
     Branch,
-    ConversationStatus,
     Join,
     Publication,
     Replan,
     Transition,
+)
+from threadloom.routing.states import (
+    Abandonment,
+    ConversationStatus,
+    DeliveryState,
+    LogEvent,
+    ReleaseState,
 )
 
 
@@ -21,7 +27,8 @@ def unpublished(state: ConversationState, transition: Transition) -> tuple[Publi
     return tuple(
         Publication.of(state.id, delivery)
         for delivery in created
-        if delivery.id in state.deliveries and state.deliveries[delivery.id].state == "ready"
+        if delivery.id in state.deliveries
+        and state.deliveries[delivery.id].state == DeliveryState.READY
     )
 
 
@@ -65,9 +72,9 @@ def apply(state: ConversationState, transition: Transition) -> None:
     if transition.dead_letter:
         state.bury(stored, transition.note)
     if transition.note:
-        state.note("note", codec.dump((transition.delivery, transition.note)))
+        state.note(LogEvent.NOTE, codec.dump((transition.delivery, transition.note)))
     if transition.ending and not state.finish(transition.ending):
-        state.note("late", transition.delivery)
+        state.note(LogEvent.LATE, transition.delivery)
 
 
 def _open_join(state: ConversationState, join: Join) -> None:
@@ -83,17 +90,21 @@ def _open_join(state: ConversationState, join: Join) -> None:
 
 
 def reclaim_release(state: ConversationState, again: int) -> tuple[Publication, ...]:
-    if state.release == "done":
+    if state.release == ReleaseState.DONE:
         state.not_due("r", "")
         return ()
-    state.release = "due"
+    state.release = ReleaseState.DUE
     state.set_due("r", "", again)
     return (state.resume(),)
 
 
 def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> None:
     stored = state.deliveries.get(delivery)
-    if stored is None or stored.state not in ("leased", "ready", "postponed"):
+    if stored is None or stored.state not in (
+        DeliveryState.LEASED,
+        DeliveryState.READY,
+        DeliveryState.POSTPONED,
+    ):
         state.not_due("d", delivery)
         return
     killed = state.status is ConversationStatus.KILLED
@@ -102,9 +113,9 @@ def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> Non
         state.cancel(stored, depth)
         return
     reason = stored.reason
-    if stored.state == "leased":
-        reason = "lost"
-        state.note("abandoned", codec.dump((delivery, reason)))
+    if stored.state == DeliveryState.LEASED:
+        reason = Abandonment.LOST
+        state.note(LogEvent.ABANDONED, codec.dump((delivery, reason)))
     state.make_ready(stored, stored.attempt, reason)
     state.set_due("d", delivery, again)
 

@@ -22,7 +22,8 @@ from rich.text import Text
 from threadloom import tasks
 from threadloom.config import PermanentError
 from threadloom.routing import InvalidEnvelopeError, Listener, UnknownConversationError
-from threadloom.routing.records import Conversation, ConversationStatus
+from threadloom.routing.records import Conversation
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
 from threadloom.service.deployment import DEFAULT_FILE, running_app
 from threadloom.service.display import console, counted, duration, ending_text, plain, print_json

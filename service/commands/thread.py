@@ -20,6 +20,7 @@ from threadloom.routing import UnknownConversationError
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.envelope import parse_envelope
 from threadloom.routing.records import Conversation, Delivery, LogEntry, Thread
+from threadloom.routing.states import LogEvent
 from threadloom.service.commands.options import AsJson, OrganismOption
 from threadloom.service.commands.threads import conversation_data
 from threadloom.service.deployment import DEFAULT_FILE, running_registry
@@ -39,11 +40,11 @@ from threadloom.service.display import (
 _PAGE = 1_000
 #: what happened to a delivery: in which words, and how they look
 _HAPPENED: Mapping[str, tuple[str, str]] = {
-    "note": ("note", "red"),
-    "abandoned": ("abandoned", "yellow"),
-    "retry": ("retry", "yellow"),
-    "dead_letter": ("✗ dead letter", "bold red"),
-    "replayed": ("↻ replayed", "cyan"),
+    LogEvent.NOTE: ("note", "red"),
+    LogEvent.ABANDONED: ("abandoned", "yellow"),
+    LogEvent.RETRY: ("retry", "yellow"),
+    LogEvent.DEAD_LETTER: ("✗ dead letter", "bold red"),
+    LogEvent.REPLAYED: ("↻ replayed", "cyan"),
 }
 #: threads of one name below one thread that the tree shows before it counts the others
 _ALIKE = 5
@@ -225,8 +226,8 @@ def _line(story: Story, entry: LogEntry) -> tuple[Text, Text]:
 def _message_line(event: str, delivery: Delivery) -> tuple[Text, Text]:
     way = Text.assemble(
         plain(delivery.from_id), (" → ", "dim"), (plain(delivery.to), "bold"),
-        (" too late" if event == "late" else "", "yellow"),
-        (" once joined" if delivery.held and event == "message" else "", "dim"),
+        (" too late" if event == LogEvent.LATE else "", "yellow"),
+        (" once joined" if delivery.held and event == LogEvent.MESSAGE else "", "dim"),
     )  # fmt: skip
     payload = element_text(parse_envelope(delivery.envelope).payload)
     payload.no_wrap, payload.overflow = True, "ellipsis"  # --xml and --json have it all

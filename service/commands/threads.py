@@ -16,7 +16,8 @@ from rich.text import Text
 
 from threadloom.routing import UnknownConversationError
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.records import Conversation, ConversationStatus
+from threadloom.routing.records import Conversation
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.commands.options import AsJson, OrganismOption
 from threadloom.service.deployment import DEFAULT_FILE, running_registry
 from threadloom.service.display import (

@@ -86,7 +86,8 @@ def up(
         backend = backend_of(config, url, os.environ)
         app = tasks.assemble(config, found, redis_url=url, backend=backend)
         stack.callback(app.close)
-        tasks.runtime_of(app).backend.stats()  # a Redis that is not there is told now
+        # A Redis that is not there, or a registry of another version, is told now.
+        tasks.runtime_of(app).backend.check_format()
         worker = WorkerProcess(
             hostname=f"{plain_name(found.name)}-{os.getpid()}@{socket.gethostname()}",
             environ={

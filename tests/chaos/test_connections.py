@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import PLANS, Plan, ask
 from tests.harness import eventually
 from threadloom import tasks
+from threadloom.routing.backends.redis.scripts import load_scripts
 from threadloom.service.embedded_redis import EmbeddedRedis
 from threadloom.tasks.recovery import OVERTAKEN_BY_MS, SWEEP_S
 
@@ -124,8 +124,7 @@ def wires(
 
 def script(name: str) -> bytes:
     """What names one of the registry's scripts on the wire."""
-    folder = files("threadloom.routing.backends") / "lua"
-    text = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    text = load_scripts()[name]
     return hashlib.sha1(text.encode()).hexdigest().encode()
 
 

@@ -22,7 +22,8 @@ from tests.chaos.verdict import await_end, flaws, story
 from tests.chaos.workload import PLANS
 from tests.harness import WAIT_S, eventually, whole_lines
 from threadloom import tasks
-from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.routing.records import Ending
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.canvas import CONVERSATION, INJECTED
 
 LEASE_MS = 1500

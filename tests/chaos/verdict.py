@@ -11,7 +11,8 @@ from celery import states
 
 from tests.chaos.site import Site, Step
 from tests.harness import eventually
-from threadloom.routing.records import ConversationStatus, Delivery, LogEntry
+from threadloom.routing.records import Delivery, LogEntry
+from threadloom.routing.states import ConversationStatus
 
 LOST, TWICE, WRONG, STUCK = "lost", "settled twice", "wrong answer", "stuck"
 

@@ -11,7 +11,8 @@ import pytest
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, ids
 from threadloom.routing.backends import MemoryBackend, SharedBackend
 from threadloom.routing.backends.base import DEAD_LETTERS
-from threadloom.routing.records import ConversationStatus, DeadLetter, Ending, Release, Skip
+from threadloom.routing.records import DeadLetter, Ending, Release, Skip
+from threadloom.routing.states import ConversationStatus
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 

@@ -14,7 +14,6 @@ from threadloom.routing.errors import UnknownConversationError
 from threadloom.routing.records import (
     Begun,
     Committed,
-    ConversationStatus,
     Ending,
     Fenced,
     Release,
@@ -22,6 +21,7 @@ from threadloom.routing.records import (
     Skip,
     Thread,
 )
+from threadloom.routing.states import ConversationStatus
 
 
 def at_once(times: int, work: Any) -> list[Any]:

@@ -9,12 +9,12 @@ import pytest
 from tests.stories import DONE, SILENT, Bench, Story, ids, then
 from threadloom.routing.records import (
     Branch,
-    ConversationStatus,
     Ending,
     Skip,
     StoredResult,
     Thread,
 )
+from threadloom.routing.states import ConversationStatus
 
 NOTHING = Ending(ConversationStatus.COMPLETED, None)
 

@@ -24,13 +24,13 @@ from threadloom.routing.errors import UnknownThreadError
 from threadloom.routing.records import (
     Begun,
     Branch,
-    ConversationStatus,
     DeadLetter,
     Due,
     Ending,
     Frame,
     Thread,
 )
+from threadloom.routing.states import ConversationStatus
 
 #: an expired lease or a live one; nothing in between depends on when exactly it is looked at
 SOON_OR_LATE = st.sampled_from([0, LONG_MS])
@@ -72,6 +72,8 @@ class SameStory(RuleBasedStateMachine):
         self.known: list[str] = [self.story.id]
         self.waits: list[Any] = []
         self.joins: list[str] = []
+        #: conversations that were opened with this one, and have no history
+        self.neighbours: list[str] = []
 
     def every(self, method: str, *args: Any, **options: Any) -> Any:
         """What a method of all backends returned, or raised."""
@@ -97,7 +99,15 @@ class SameStory(RuleBasedStateMachine):
 
     @initialize(total=st.integers(1, 4), data=st.data())
     def begins_with_a_join(self, total: int, data: st.DataObject) -> None:
-        """Most of what can go wrong goes wrong inside joins."""
+        """Most of what can go wrong goes wrong inside joins.
+
+        Half of the histories begin with a conversation that was opened among many: what opening
+        left out would show when it runs, ends, is told or forgotten.
+        """
+        if data.draw(st.booleans()):
+            if data.draw(st.booleans()):
+                self.every("child_thread", self.story.id, "", "x", self.story.new_id("k"))
+            self.opens_many(data)
         begun = self.every("open_and_begin", self.story.opening(), owner="w1", lease_ms=LONG_MS)
         self.frames.append(begun.frame)
         self.commits(begun.frame, ("fans_out",), data)
@@ -138,6 +148,16 @@ class SameStory(RuleBasedStateMachine):
 
     def opens(self, data: st.DataObject) -> None:
         self.every("open", self.story.opening())
+
+    def opens_many(self, data: st.DataObject) -> None:
+        """This conversation among new ones and known ones."""
+        fresh = [f"n|{len(self.neighbours) + n}" for n in range(data.draw(st.integers(0, 2)))]
+        known = data.draw(st.lists(st.sampled_from(self.neighbours))) if self.neighbours else []
+        names = dict.fromkeys([*fresh, self.story.id, *known])
+        openings = [Story(self.backends[0], id=name).opening() for name in names]
+        answers = [sorted(backend.open_many(openings)) for backend in self.backends]
+        assert answers[1:] == [answers[0]] * (len(answers) - 1)
+        self.neighbours += fresh
 
     def opens_and_begins(self, data: st.DataObject) -> None:
         self.began(self.every("open_and_begin", self.story.opening(), **_holder(data)))
@@ -288,6 +308,7 @@ class SameStory(RuleBasedStateMachine):
                         (replace(letter, at_ms=0, position="") for letter in dead(backend)),
                         key=lambda letter: letter.delivery.id,
                     ),
+                    [len(backend.log(name)) for name in self.neighbours],
                     backend.stats(),
                 )
             )
@@ -404,7 +425,8 @@ _HAPPENINGS = [
     *[SameStory.goes_wrong] * 2,
     *[SameStory.commits_any] * 2,
     *[SameStory.sweeps, SameStory.publishes, SameStory.republishes, SameStory.begins] * 2,
-    *[SameStory.opens, SameStory.opens_and_begins, SameStory.releases, SameStory.answers],
+    *[SameStory.opens, SameStory.opens_many, SameStory.opens_and_begins],
+    *[SameStory.releases, SameStory.answers],
     *[SameStory.replays, SameStory.drops, SameStory.retries_any],
     *[SameStory.renews, SameStory.abandons, SameStory.kills],
     *[SameStory.makes_child_thread, SameStory.drops_threads, SameStory.looks_the_same],

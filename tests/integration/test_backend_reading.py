@@ -6,7 +6,6 @@ import pickle
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from itertools import pairwise
 
 import pytest
@@ -14,8 +13,10 @@ import redis
 
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
 from threadloom.routing.backends import MemoryBackend, RedisBackend, SharedBackend
+from threadloom.routing.backends.redis.scripts import load_scripts
 from threadloom.routing.errors import UnknownThreadError
-from threadloom.routing.records import Branch, Conversation, ConversationStatus, Due, Thread
+from threadloom.routing.records import Branch, Conversation, Due, Thread
+from threadloom.routing.states import ConversationStatus
 
 ODD_IDS = [
     "a|b|a|b",
@@ -30,7 +31,7 @@ ODD_IDS = [
 ]
 #: what the scripts may call, each of them older than Redis 6.2
 COMMANDS = {
-    *("EXISTS", "PEXPIRE", "TIME", "UNLINK", "RPUSH"),
+    *("EXISTS", "GET", "SET", "PEXPIRE", "TIME", "UNLINK", "RPUSH"),
     *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZSCORE"),
     *("HDEL", "HEXISTS", "HGET", "HINCRBY", "HKEYS", "HMGET", "HSET", "HSETNX"),
 }
@@ -360,8 +361,7 @@ def test_every_key_is_declared_and_of_one_slot(redis_client: redis.Redis) -> Non
 
 def test_scripts_use_nothing_newer_than_redis_6_2() -> None:
     """Commands as of 6.2 and no shebang flags: the embedded server may be that old."""
-    for file in (files("threadloom.routing.backends") / "lua").iterdir():
-        source = file.read_text()
+    for source in load_scripts().values():
         assert not source.startswith("#!")
         assert set(re.findall(r"redis\.call\('(\w+)'", source)) <= COMMANDS
         assert len(re.findall(r"redis\.", source)) == len(re.findall(r"redis\.call\('", source))

@@ -18,7 +18,8 @@ from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.backends import RedisBackend, SharedBackend, codec
 from threadloom.routing.backends.base import MARGIN_MS
-from threadloom.routing.records import ConversationStatus, Due, Ending, Release, Skip, Thread
+from threadloom.routing.records import Due, Ending, Release, Skip, Thread
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.embedded_redis import EmbeddedRedis
 
 # --- what is late ---------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import redis
 
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
 from threadloom.routing.backends import RedisBackend, SharedBackend
-from threadloom.routing.records import Begun, ConversationStatus, Fenced, Frame, Skip
+from threadloom.routing.records import Begun, Fenced, Frame, Skip
+from threadloom.routing.states import ConversationStatus
 
 
 def at_once(times: int, work: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from tests.harness import (
     queued,
 )
 from tests.wire import listening
-from threadloom.routing.records import ConversationStatus
+from threadloom.routing.states import ConversationStatus
 
 pytest_plugins = ["tests.broker_fixtures"]
 

@@ -24,7 +24,8 @@ from tests.arithmetic import Work as Task
 from tests.plant import Plant, Run
 from tests.stories import KILLED, LONG_MS
 from threadloom.routing.backends import MemoryBackend, RedisBackend, SharedBackend
-from threadloom.routing.records import ConversationStatus, Release, Skip
+from threadloom.routing.records import Release, Skip
+from threadloom.routing.states import ConversationStatus
 
 _organisms = itertools.count()
 _GRACES = {"publish_grace_ms": 0, "begin_grace_ms": 0}

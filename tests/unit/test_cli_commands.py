@@ -17,7 +17,8 @@ from tests.harness import ORGANISMS
 from threadloom import tasks
 from threadloom.config import RegistryUnavailableError
 from threadloom.primitives import SYSTEM_NAMES
-from threadloom.routing.records import ConversationStatus, Ending
+from threadloom.routing.records import Ending
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.commands import run
 
 SHOP = ORGANISMS / "shop" / "organism.yaml"

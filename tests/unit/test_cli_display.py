@@ -17,11 +17,11 @@ from threadloom.routing.envelope import build_envelope
 from threadloom.routing.records import (
     Branch,
     Conversation,
-    ConversationStatus,
     Delivery,
     LogEntry,
     Thread,
 )
+from threadloom.routing.states import ConversationStatus
 from threadloom.service.commands.thread import Story, print_story
 from threadloom.service.display import counted, duration, element_text, ending_text, one_line, plain
 

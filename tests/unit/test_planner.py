@@ -23,7 +23,8 @@ from threadloom.routing.faults import handler_fault, timeout_fault
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.payload import payload_type
 from threadloom.routing.planner import plan
-from threadloom.routing.records import ConversationStatus, Delivery, Frame, Thread, Transition
+from threadloom.routing.records import Delivery, Frame, Thread, Transition
+from threadloom.routing.states import ConversationStatus
 
 
 @payload

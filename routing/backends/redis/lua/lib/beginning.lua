@@ -1,0 +1,68 @@
+-- @include branches, leases
+-- Hand the conversation's ending to whoever asks, if nobody has told it and nobody is at it.
+local function grant_release(lease_ms)
+  local release = redis.call('HGET', CONVERSATION, FIELD_RELEASE)
+  local until_ms = tonumber(redis.call('ZSCORE', DUE, member(KIND_RELEASE, '')) or 0)
+  if release == RELEASE_DONE then return reply_skip({reason = SKIP_SETTLED}) end
+  if release == RELEASE_HANDING and until_ms > now_ms then
+    return reply_skip({reason = SKIP_LEASED})
+  end
+  redis.call('HSET', CONVERSATION, FIELD_RELEASE, RELEASE_HANDING)
+  redis.call('ZADD', DUE, now_ms + lease_ms, member(KIND_RELEASE, ''))
+  local ended = redis.call('HMGET', CONVERSATION, FIELD_STATUS, FIELD_VALUE)
+  return reply_release({
+    status = ended[1], value = ended[2],
+    attempt = redis.call('HINCRBY', CONVERSATION, FIELD_HANDED, 1),
+  })
+end
+
+-- Why a delivery cannot be run now, as a reply; nil if it can.
+local function refusal(id, row, lease_ms)
+  local state, attempt = state_of(id)
+  local is_over = state == STATE_SETTLED or state == STATE_CANCELLED
+  if not is_over then
+    if state == STATE_HELD or state == STATE_WAITING then return reply_skip({reason = state}) end
+    if status == STATUS_KILLED then
+      cancel(id, attempt, row, #row.scope)
+      is_over = true
+    end
+  end
+  if is_over and is_final() and entry_id == id then return grant_release(lease_ms) end
+  if is_over then
+    return reply_skip({reason = status == STATUS_KILLED and SKIP_ENDED or SKIP_SETTLED})
+  end
+  local depth = moot(row)
+  if depth then
+    cancel(id, attempt, row, depth)
+    return reply_skip({reason = SKIP_CANCELLED})
+  end
+  if redis.call('HEXISTS', THREADS, THREAD_OF .. row.thread) == 0 then  -- it was cleaned up
+    note(EVENT_LATE, id)
+    book_branch(row, 0, '')
+    cancel(id, attempt, row, #row.scope)
+    return reply_skip({reason = SKIP_CANCELLED})
+  end
+  local due_ms = tonumber(redis.call('ZSCORE', DUE, member(KIND_DELIVERY, id)) or 0)
+  if (state == STATE_LEASED or state == STATE_POSTPONED) and due_ms > now_ms then
+    return reply_skip({reason = state})
+  end
+end
+
+local function begin(id, owner, lease_ms)
+  local raw = status and redis.call('HGET', DELIVERIES, ROW_OF .. id)
+  if not raw then return reply_skip({reason = SKIP_UNKNOWN}) end
+  local row = read_row(raw)
+  local refused = refusal(id, row, lease_ms)
+  if refused then
+    outbox()  -- of a lane that it made free; the sweep publishes it
+    save()
+    return refused
+  end
+  local state, attempt, _, reason = state_of(id)
+  if state == STATE_LEASED then
+    reason = ABANDONED_LOST
+    note(EVENT_ABANDONED, cjson.encode({id, reason}))
+  end
+  redis.call('ZREM', SENT, member(KIND_DELIVERY, id))
+  return grant(id, raw, row, attempt, reason, owner, lease_ms)
+end

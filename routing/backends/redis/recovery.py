@@ -1,0 +1,80 @@
+"""What a sweep asks the registry in Redis: what is late or lost, and which workers are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.redis import replies
+from threadloom.routing.backends.redis.commits import publications, resumption
+from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
+from threadloom.routing.backends.redis.layout import SHARDS
+from threadloom.routing.backends.redis.script_line import Call
+from threadloom.routing.records import Due, Publication
+
+
+class Recovery(RegistryConnection):
+    """The part of `SharedBackend` that finds what is late, lost or over."""
+
+    @at_the_edge
+    def due(self, *, limit: int) -> Sequence[Due]:
+        return self._late("due", self._now_ms(), limit)
+
+    def _late(self, part: str, until_ms: int, limit: int) -> list[Due]:
+        """What stands in a list of all shards up to a time, the oldest first."""
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            key = self._shard_key(shard, part)
+            pipe.zrangebyscore(key, "-inf", until_ms, start=0, num=limit, withscores=True)
+        late = sorted((at, member) for found in pipe.execute() for member, at in found)
+        return [codec.due_from(member) for _, member in late[:limit]]
+
+    @at_the_edge
+    def reclaim(
+        self, due: Due, *, retry_in_ms: int, silent_branch: bytes
+    ) -> tuple[Publication, ...]:
+        args = (due.member, retry_in_ms, silent_branch)
+        reply = replies.read(self._run("reclaim", due.conversation, *args))
+        if isinstance(reply, replies.ResumeReply):
+            return (resumption(due.conversation, reply),)
+        return publications(due.conversation, reply.rows)
+
+    @at_the_edge
+    def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
+        return self._late("sent", self._now_ms() - older_than_ms, limit)
+
+    @at_the_edge
+    def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
+        rows = self._run("republish", unbegun.conversation, unbegun.member, older_than_ms)
+        return next(iter(publications(unbegun.conversation, rows)), None)
+
+    @at_the_edge
+    def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:
+        self._line.run(
+            *(
+                self._call("requeued", conversation, (delivery,))
+                for conversation, delivery in deliveries
+            )
+        )
+
+    @at_the_edge
+    def expire(self, *, limit: int) -> int:
+        now = self._now_ms()
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            kept = self._shard_key(shard, "retention")
+            pipe.zrangebyscore(kept, "-inf", now, start=0, num=limit)
+        members = [m.decode() for found in pipe.execute() for m in found][:limit]
+        return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
+
+    @at_the_edge
+    def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
+        self._line.run(Call("workers", [self._workers_key], [ttl_ms, processes, worker]))
+
+    @at_the_edge
+    def processes(self) -> int:
+        return int(self._line.run(Call("workers", [self._workers_key], ["", "", ""]))[0])
+
+    @property
+    def _workers_key(self) -> str:
+        return self._shard_key(0, "workers")

@@ -1,0 +1,85 @@
+"""Threads of the registry in Redis, and the joins that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
+from threadloom.routing.backends.redis.layout import Field
+from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.records import JoinState, StoredResult, Thread
+
+
+class Joins(RegistryConnection):
+    """The part of `SharedBackend` about joins and stored lists."""
+
+    @at_the_edge
+    def join(self, conversation: str, join: str) -> JoinState | None:
+        parts = (Field.JOIN, Field.OK_COUNT, Field.FAILED_COUNT, Field.FIRED)
+        fields = [part.of(join) for part in parts]
+        row, ok, failed, fired = self._hmget(self._keys(conversation).joins, fields)
+        if row is None:
+            return None
+        return JoinState(codec.read_join(row), int(ok or 0), int(failed or 0), fired is not None)
+
+    @at_the_edge
+    def results(
+        self, conversation: str, join: str, start: int, stop: int
+    ) -> Sequence[StoredResult]:
+        if stop <= start:
+            return []
+        fields = [Field.ANSWER.of(f"{join}:{index}") for index in range(start, stop)]
+        found = self._hmget(self._keys(conversation).joins, fields)
+        results = []
+        for index, value in enumerate(found, start):
+            if value is not None:
+                success, path, payload = value.split(b"|", 2)
+                results.append(StoredResult(index, success == b"1", payload, path.decode()))
+        return results
+
+    @at_the_edge
+    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+        if items and not self._run("put_items", conversation, name, start, *items):
+            raise UnknownConversationError(conversation)
+
+    @at_the_edge
+    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+        if stop <= start:
+            return []
+        fields = [Field.ITEM.of(f"{name}:{index}") for index in range(start, stop)]
+        found = self._hmget(self._keys(conversation).joins, fields)
+        return [item for item in found if item is not None]
+
+
+class Threads(RegistryConnection):
+    """The part of `SharedBackend` about threads."""
+
+    @at_the_edge
+    def put_thread(self, conversation: str, thread: Thread) -> bool:
+        row = codec.dump(thread)
+        return bool(self._run("put_thread", conversation, self._ttl_ms, thread.id, row))
+
+    @at_the_edge
+    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
+        reply = self._run("child_thread", conversation, self._ttl_ms, parent, name, proposed)
+        if not reply:
+            raise UnknownThreadError(parent)
+        return codec.read_thread(reply)
+
+    @at_the_edge
+    def thread(self, conversation: str, thread: str) -> Thread | None:
+        [row] = self._hmget(self._keys(conversation).threads, [Field.THREAD.of(thread)])
+        return codec.read_thread(row) if row is not None else None
+
+    @at_the_edge
+    def threads(self, conversation: str) -> Mapping[str, Thread]:
+        fields = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation).threads))
+        kind = Field.THREAD.encode()
+        rows = [row for field, row in fields.items() if field.startswith(kind)]
+        return {thread.id: thread for thread in map(codec.read_thread, rows)}
+
+    @at_the_edge
+    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
+        return int(self._run("drop_threads", conversation, *threads)) if threads else 0
