@@ -123,6 +123,8 @@ class Deployment:
         self.environment = dict(environment or {})
         self.records_file = directory / "records.jsonl"
         self.workers: list[Worker] = []
+        #: where workers are started
+        self.directory_of_workers = ROOT
         self._app_module = "threadloom"
         if broker_url == ATTACHED:
             self.app = self._attached()
@@ -170,7 +172,7 @@ class Deployment:
                     "--loglevel", "INFO", "--concurrency", str(concurrency),
                     "--hostname", name, "--without-gossip", "--without-mingle", *options,
                 ],
-                cwd=ROOT,
+                cwd=self.directory_of_workers,
                 env=self._environment(),
                 stdout=out,
                 stderr=subprocess.STDOUT,
