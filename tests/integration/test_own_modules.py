@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -183,9 +184,8 @@ def test_an_object_of_the_senders_own_class_is_taken(
     app = threadloom.create_app(organism, redis_url=deployment_url())
     monkeypatch.syspath_prepend(str(organism.parent))
     monkeypatch.delitem(sys.modules, "routing", raising=False)
-    from routing import Order  # type: ignore[import-not-found]  # noqa: TID251  (the shop's)
-
-    assert threadloom.inject(app, "till", Order(2)).id
+    order = importlib.import_module("routing").Order
+    assert threadloom.inject(app, "till", order(2)).id
     monkeypatch.delitem(sys.modules, "routing")
     app.close()
 
