@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 RUN = .venv/bin/python -m
 
-.PHONY: help demo test fuzz chaos bench check dist wheel-test clean
+.PHONY: help demo test fuzz chaos bench check dist wheel-test matrix clean
 .NOTPARALLEL:  # all of them share .venv
 
 help:  ## list these targets
@@ -25,6 +25,10 @@ fuzz:  ## look for counterexamples at random for MINUTES (5); the first one ends
 chaos:  ## kill workers for MINUTES (5) by SEED (drawn), and count what was lost or doubled
 	@sh .ci/venv test
 	@$(RUN) tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+matrix:  ## the quick tests on every Python found here, with the newest and the oldest dependencies
+	@sh .ci/venv matrix
+	@.ci/matrix
 
 bench:  ## beside bare Celery, Dramatiq and DBOS, in an environment of its own (some ten minutes)
 	@VENV=.venv-bench REQUIREMENTS=benchmarks/requirements.txt sh .ci/venv
@@ -48,5 +52,5 @@ wheel-test:  ## use the built wheel as a user would, and a fresh clone, where no
 	@.ci/first_command
 
 clean:  ## remove the virtual environment, caches and build leftovers
-	@rm -rf .venv .venv-bench build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-bench .venv-matrix build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,9 +27,9 @@ from threadloom.routing.records import Conversation
 ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
 RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 200.0
 #: seconds to wait for what has to come: only what hangs is ended by it, also on a busy machine
-WAIT_S = 60.0
+WAIT_S = 200.0
 
 #: gives each deployment the URL of a broker of its own; None: its registry's Redis
 NewBroker = Callable[[], str | None]

@@ -37,7 +37,7 @@ from threadloom.routing.records import (
 
 T = TypeVar("T")
 
-WAIT_S = 60.0
+WAIT_S = 200.0
 SILENT = b"<SystemError/>"
 LONG_MS = 60_000
 DONE = Ending(ConversationStatus.COMPLETED, {"type": "Done", "payload": {"value": 5}})
