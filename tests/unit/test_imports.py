@@ -16,7 +16,9 @@ import threadloom
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = ROOT / "pyproject.toml"
-CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"][
+    "contracts"
+]
 LAYERS: list[str] = CONTRACTS[0]["layers"]
 #: what decides, and so reaches no store
 DECIDING: list[str] = CONTRACTS[2]["source_modules"]
