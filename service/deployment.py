@@ -26,7 +26,6 @@ from threadloom.config import (
     RegistryUnavailableError,
     TransientError,
     load,
-    read,
 )
 from threadloom.config.celery_settings import celery_settings, registry_url
 from threadloom.primitives import SYSTEM_NAMES
@@ -68,17 +67,9 @@ class NotRunningError(TransientError):
 
 def examine(file: Path, environ: Mapping[str, str]) -> tuple[OrganismConfig, Organism]:
     """Return an organism that can be started, or raise ConfigurationError with every problem."""
-    problems: list[Problem] = []
-    organism: Organism | None = None
-    try:
-        config, organism = tasks.load_organism(file, environ=environ)
-    except ConfigurationError as exc:
-        problems += exc.problems
-        config, _ = read(file, environ=environ)
-    problems += _setting_problems(config, environ)
-    if problems or organism is None:
-        raise ConfigurationError(str(file), problems)
-    return config, organism
+    return tasks.load_organism(
+        file, environ=environ, further=lambda config: _setting_problems(config, environ)
+    )
 
 
 def _setting_problems(config: OrganismConfig, environ: Mapping[str, str]) -> list[Problem]:
@@ -163,6 +154,7 @@ def running_app(file: Path, environ: Mapping[str, str]) -> Celery:
 
 def running_registry(file: Path, environ: Mapping[str, str]) -> SharedBackend:
     """The registry of an organism that runs. Raises ConfigurationError, NotRunningError."""
+    tasks.set_up_django(str(file))
     config = load(file, environ=environ, known_system_names=SYSTEM_NAMES)
     return _running_backend(config, running_redis_url(config, environ), environ)
 

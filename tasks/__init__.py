@@ -17,6 +17,7 @@ from threadloom.tasks.dead_letters import (
     find_dead_letter,
     replay_dead_letter,
 )
+from threadloom.tasks.django import set_up_django
 from threadloom.tasks.injection import answer_wait, inject, inject_many, read_results
 from threadloom.tasks.killing import kill
 from threadloom.tasks.runtime import Runtime, runtime_of
@@ -42,4 +43,5 @@ __all__ = [
     "read_results",
     "replay_dead_letter",
     "runtime_of",
+    "set_up_django",
 ]

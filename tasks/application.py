@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from threadloom.routing import Organism, build_organism
 from threadloom.routing.backends import SharedBackend, connect
 from threadloom.tasks.consumer import PatientConsumer
 from threadloom.tasks.delivery import Deliverer
+from threadloom.tasks.django import set_up_django
 from threadloom.tasks.events import EventBatches
 from threadloom.tasks.listener import register_listeners
 from threadloom.tasks.publisher import Publisher
@@ -28,21 +29,31 @@ from threadloom.tasks.queues import add_queues, with_routes
 from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
 from threadloom.tasks.startup import told_by_celery
+from threadloom.tasks.task_names import name_tasks_publicly
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
 
 
 def load_organism(
-    path: str | Path, *, environ: Mapping[str, str] | None = None
+    path: str | Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    further: Callable[[OrganismConfig], Sequence[Problem]] = lambda _config: (),
 ) -> tuple[OrganismConfig, Organism]:
     """Read an organism file and resolve it; ConfigurationError has every problem at once.
 
-    This is what `threadloom check` runs, and what every start runs.
+    This is what `threadloom check` runs, and what every start runs. `further` says what else is
+    wrong with the file where it is to run.
     """
+    set_up_django(str(path))
+    name_tasks_publicly()
     config, problems = read(path, environ=environ, known_system_names=SYSTEM_NAMES)
     organism = build_organism(
-        config, system_listeners=SYSTEM_LISTENERS, problems=problems, source=str(path)
+        config,
+        system_listeners=SYSTEM_LISTENERS,
+        problems=[*problems, *further(config)],
+        source=str(path),
     )
     return config, organism
 

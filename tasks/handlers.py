@@ -18,13 +18,23 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from threadloom.config import TransientError
+from threadloom.config import TransientError, public
 from threadloom.routing import HandlerResponse, Listener, RetryLater
 from threadloom.routing.actions import Actions, Fault, Retry, read_return
 from threadloom.routing.faults import handler_fault, timeout_fault
 from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+
+def _tell_publicly(record: logging.LogRecord) -> bool:
+    """Have a traceback in the log name modules as the organism file does."""
+    if record.exc_info:
+        record.exc_text = public("".join(traceback.format_exception(*record.exc_info)).rstrip())
+    return True
+
+
+logger.addFilter(_tell_publicly)
 
 #: characters of a traceback, or of a reason to retry, that the registry keeps; the end tells most
 _TRACE_LIMIT = 4_000
@@ -82,9 +92,10 @@ def run_handler(
 def told(lines: Iterable[str]) -> str:
     """What an exception says, as text that can be stored: at most _TRACE_LIMIT characters.
 
-    A file name may carry bytes that are no text, which UTF-8 refuses.
+    Modules bear their public names. A file name may carry bytes that are no text, which UTF-8
+    refuses.
     """
-    text = "".join(lines).strip()[-_TRACE_LIMIT:]
+    text = public("".join(lines)).strip()[-_TRACE_LIMIT:]
     return text.encode(errors="backslashreplace").decode()
 
 

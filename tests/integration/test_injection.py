@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,13 @@ ENVELOPE = (
 )
 
 
-def _made(payload: Any) -> Any:
-    """A tuple stands for a payload object: the desk's classes are there once the desk is."""
+def _made(desk: Deployment, payload: Any) -> Any:
+    """A tuple stands for an object of the class that the desk's own modules have."""
     if not isinstance(payload, tuple):
         return payload
     name, *fields = payload
-    return getattr(import_module("desk_handlers"), name)(*fields)
+    space = tasks.runtime_of(desk.app).organism.space
+    return getattr(space.import_module("desk_handlers"), name)(*fields)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def _made(payload: Any) -> Any:
 )
 def test_every_form_of_a_payload_is_one_payload(desk: Deployment, payload: Any) -> None:
     """Whatever it is given as, the listener gets an Add from outside, on a thread of its own."""
-    value, story = told(desk, "calculator.add", _made(payload))
+    value, story = told(desk, "calculator.add", _made(desk, payload))
     assert (value["type"], value["payload"]) == ("Sum", {"value": 5})
     [add] = story.records("add")
     assert add["from"] == "external"
@@ -96,7 +96,7 @@ def test_what_cannot_be_injected_starts_nothing(
     """The error is raised here and now, before there is a conversation."""
     conversation = str(uuid.uuid4())
     with pytest.raises(error) as caught:
-        desk.inject(to, _made(payload), conversation_id=conversation)
+        desk.inject(to, _made(desk, payload), conversation_id=conversation)
     assert text in str(caught.value)
     assert desk.backend.conversation(conversation) is None
 
