@@ -9,18 +9,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
+from threadloom import tasks
 from threadloom.service.commands import run
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit status.
-
-    What can be imported from the working directory can be here, too, as in `celery -A threadloom
-    worker`: otherwise `check` would miss modules that the worker finds.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Run the command line and end the process with its exit status."""
+    tasks.import_from_working_directory()
     sys.exit(run())
