@@ -28,7 +28,7 @@ from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import add_queues, with_routes
 from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
-from threadloom.tasks.startup import told_by_celery
+from threadloom.tasks.startup import import_from_working_directory, told_by_celery
 from threadloom.tasks.task_names import name_tasks_publicly
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
@@ -195,6 +195,7 @@ def app_of_this_process() -> Any:
     with its text; elsewhere it is raised.
     """
     with told_by_celery():
+        import_from_working_directory()
         app = app_from_environment()
         # `shared_task`, `current_app` and `signature` in the modules that it imports mean it.
         app.set_current()

@@ -1,4 +1,4 @@
-"""What the `celery` command says when an organism cannot start: the error's own text.
+"""What a process does before it makes the app: where it imports from, and how it tells errors.
 
 Celery prints a traceback for whatever loading its app raises. Inside Celery's own command the
 text of a ThreadloomError says more, so it ends the process in the traceback's place.
@@ -6,6 +6,7 @@ text of a ThreadloomError says more, so it ends the process in the traceback's p
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,17 @@ from threadloom.config import ThreadloomError
 
 #: the exit status of a command that was called wrongly
 EXIT_STATUS = 2
+
+
+def import_from_working_directory() -> None:
+    """Let this process import what lies where it was started, as `python -m` does.
+
+    For the commands `threadloom` and `celery`: Celery looks there for the app's module only while
+    it imports that, which is too short for the modules that an organism and Django's settings
+    name. `check` then finds what a worker finds that is started in the same place.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 @contextmanager
