@@ -7,6 +7,7 @@ text of a ThreadloomError says more, so it ends the process in the traceback's p
 from __future__ import annotations
 
 import os
+import site
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +26,18 @@ def import_from_working_directory() -> None:
     For the commands `threadloom` and `celery`: Celery looks there for the app's module only while
     it imports that, which is too short for the modules that an organism and Django's settings
     name. `check` then finds what a worker finds that is started in the same place.
+
+    Unlike there, the standard library comes first: a `queue.py` among an organism's modules is
+    theirs alone, and Celery, which may import the standard one at any time, does not get it.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was removed: there is nothing in it
+        return
+    if here not in sys.path:
+        installed = {*site.getsitepackages(), site.getusersitepackages()}
+        before = (at for at, place in enumerate(sys.path) if place in installed)
+        sys.path.insert(next(before, len(sys.path)), here)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ BOOKS = {
         from config.settings import CURRENCY
         from routing import ROUTES
         from tasks import price
+        import codeop
         import threadloom_x
 
         @payload
@@ -55,28 +56,35 @@ BOOKS = {
 
         def sell(message, meta):
             from routing import shelf
+            import code  # it imports the standard `codeop`, and here for the first time
             parts = [price(message.title), CURRENCY, shelf(message.title), threadloom_x.MARK]
+            parts.append(codeop.MARK)
             return HandlerResponse.respond(Receipt(" ".join([*parts, settings.__name__[-8:]])))
         """,
     "tasks.py": "def price(title):\n    return str(len(title))\n",
     "config/settings.py": "CURRENCY = 'EUR'\n",
     "routing.py": "ROUTES = {}\ndef shelf(title):\n    return title[:1]\n",
     "threadloom_x.py": "MARK = 'x'\n",
+    "codeop.py": "MARK = 'own'\n",
 }
 
 
 @pytest.mark.parametrize("package", [True, False], ids=["package", "bare folder"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["from the folder", "from elsewhere"])
 def test_a_folder_with_modules_called_like_ours(
-    project: NewProject, tmp_path: Path, package: bool
+    project: NewProject, tmp_path: Path, elsewhere: bool, package: bool
 ) -> None:
-    """`tasks.py`, `config/settings.py`, `service.py` and `routing.py` of a user's own, in a worker
-    that was started among them; `config` may have an `__init__.py` or none.
+    """`tasks.py`, `config/settings.py`, `service.py` and `routing.py` of a user's own, and a
+    `codeop.py` that is not the standard one, in a worker that was started among them or not;
+    `config` may have an `__init__.py` or none.
     """
-    files = BOOKS | ({"config/__init__.py": ""} if package else {})
-    books = project(write(tmp_path / "books", files))
-    assert "can start" in books.run("-m", "threadloom", "check")
-    books.start_worker()
-    assert books.ask("till", {"title": "Emma"}, queue="books") == {"text": "4 EUR E x settings"}
+    folder = write(tmp_path / "books", BOOKS | ({"config/__init__.py": ""} if package else {}))
+    named = {"THREADLOOM_ORGANISM": str(folder / "organism.yaml")} if elsewhere else {}
+    books = project(folder, **named)
+    assert "can start" in books.run("-P", "-m", "threadloom", "check")
+    books.start_worker(cwd=tmp_path if elsewhere else folder)
+    answer = books.ask("till", {"title": "Emma"}, queue="books")
+    assert answer == {"text": "4 EUR E x own settings"}
 
 
 SHOP = {
@@ -303,7 +311,7 @@ def test_a_django_project_whose_handlers_use_its_models(
     site = project(folder, DJANGO_SETTINGS_MODULE="site_of_ours.settings")
     site.run("manage.py", "makemigrations", "orders")
     site.run("manage.py", "migrate")
-    assert json.loads(site.run("-m", "threadloom", "check", "--json"))["ok"]
+    assert json.loads(site.run("-P", "-m", "threadloom", "check", "--json"))["ok"]
     site.start_worker(app=app)
     for title in ("Emma", "Persuasion"):
         assert site.ask("desk", {"title": title}, queue="orders") == {"text": "hello"}
