@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -69,20 +71,30 @@ BOOKS = {
 }
 
 
-@pytest.mark.parametrize("package", [True, False], ids=["package", "bare folder"])
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["from the folder", "from elsewhere"])
+@pytest.mark.parametrize(
+    ("start", "package"),
+    [("in the folder", True), ("elsewhere", False), ("beside a link", True)],
+)
 def test_a_folder_with_modules_called_like_ours(
-    project: NewProject, tmp_path: Path, elsewhere: bool, package: bool
+    project: NewProject, tmp_path: Path, start: str, package: bool
 ) -> None:
     """`tasks.py`, `config/settings.py`, `service.py` and `routing.py` of a user's own, and a
-    `codeop.py` that is not the standard one, in a worker that was started among them or not;
-    `config` may have an `__init__.py` or none.
+    `codeop.py` that is not the standard one. `config` may have an `__init__.py` or none.
+
+    The worker is started among them, or elsewhere, or where a link leads to the organism file:
+    for `check` and for the worker that is the folder of the file itself, whatever lies beside the
+    link.
     """
     folder = write(tmp_path / "books", BOOKS | ({"config/__init__.py": ""} if package else {}))
-    named = {"THREADLOOM_ORGANISM": str(folder / "organism.yaml")} if elsewhere else {}
-    books = project(folder, **named)
+    cwd, named = folder, {}
+    if start == "elsewhere":
+        cwd, named = tmp_path, {"THREADLOOM_ORGANISM": str(folder / "organism.yaml")}
+    elif start == "beside a link":
+        cwd = write(tmp_path / "link", {"tasks.py": "1/0\n"})
+        (cwd / "organism.yaml").symlink_to(folder / "organism.yaml")
+    books = project(cwd, **named)
     assert "can start" in books.run("-P", "-m", "threadloom", "check")
-    books.start_worker(cwd=tmp_path if elsewhere else folder)
+    books.start_worker()
     answer = books.ask("till", {"title": "Emma"}, queue="books")
     assert answer == {"text": "4 EUR E x own settings"}
 
@@ -159,8 +171,8 @@ def test_two_organisms_with_modules_of_one_name(
         for name, app in apps.items()
     }
     monkeypatch.syspath_prepend(str(tmp_path / "south"))
-    kinds["the process"] = __import__("handlers").Ask
-    monkeypatch.delitem(__import__("sys").modules, "handlers")
+    kinds["the process"] = importlib.import_module("handlers").Ask
+    del sys.modules["handlers"]
     assert len(set(kinds.values())) == 3
     results = {
         (name, whose): tasks.inject(app, "clerk", kind(whose))
@@ -181,8 +193,8 @@ DJANGO = {
           - {name: list, payload_class: orders.messages.All, handler: orders.listing.every,
              description: Lists.}
         """,
-    "site_of_ours/__init__.py": "",
-    "site_of_ours/settings.py": """
+    "config/__init__.py": "",
+    "config/settings.py": """
         from pathlib import Path
         SECRET_KEY = "x"
         INSTALLED_APPS = ["orders"]
@@ -271,16 +283,16 @@ DJANGO = {
 }
 #: what Celery's documentation has a Django project do, and one line more
 DJANGO_CELERY = {
-    "site_of_ours/__init__.py": """
+    "config/__init__.py": """
         from .celery import app as celery_app
         __all__ = ("celery_app",)
         """,
-    "site_of_ours/celery.py": """
+    "config/celery.py": """
         import os
         from celery import Celery
         from threadloom import attach
 
-        app = Celery("site_of_ours", broker=os.environ["SITE_BROKER"],
+        app = Celery("config", broker=os.environ["SITE_BROKER"],
                      backend=os.environ["SITE_BROKER"])
         app.autodiscover_tasks()
         attach(app, "organism.yaml")
@@ -298,17 +310,18 @@ DJANGO_CELERY = {
 
 @pytest.mark.parametrize(
     ("extra", "app"),
-    [({}, "threadloom"), (DJANGO_CELERY, "site_of_ours")],
+    [({}, "threadloom"), (DJANGO_CELERY, "config")],
     ids=["our app", "the project's app"],
 )
 def test_a_django_project_whose_handlers_use_its_models(
     project: NewProject, tmp_path: Path, extra: dict[str, str], app: str
 ) -> None:
     """Models and signal receivers are the project's own, registered once, and every message finds
-    the database connections closed. The worker is started in the project's folder.
+    the database connections closed. The worker is started in the project's folder, whose settings
+    are in a package that is called like one of ours.
     """
     folder = write(tmp_path / "site", DJANGO | extra)
-    site = project(folder, DJANGO_SETTINGS_MODULE="site_of_ours.settings")
+    site = project(folder, DJANGO_SETTINGS_MODULE="config.settings")
     site.run("manage.py", "makemigrations", "orders")
     site.run("manage.py", "migrate")
     assert json.loads(site.run("-P", "-m", "threadloom", "check", "--json"))["ok"]

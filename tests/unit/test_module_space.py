@@ -273,20 +273,21 @@ def test_objects_are_pickled_within_the_process(opened: Open) -> None:
         assert pickle.loads(pickle.dumps(space.import_module("kinds").make)).__module__
 
 
-def test_what_c_code_imports_by_name_is_the_processs(opened: Open) -> None:
-    """`strptime` imports `_strptime`, and unpickling what the pickle names, wherever they are
-    called: a module of that name in the folder is not meant.
+def test_what_is_imported_by_a_text_is_the_processs(opened: Open) -> None:
+    """`strptime` imports `_strptime`, unpickling what the pickle names, and `import_module` what
+    it is told, wherever they are called: a module of that name in the folder is not meant.
     """
     code = (
-        "import datetime, pickle\n"
+        "import datetime, importlib, pickle\n"
         "def parse():\n    return datetime.datetime.strptime('2020', '%Y').year\n"
         "def load():\n    return pickle.loads(b'ckinds\\nThing\\n.')\n"
     )
     files = {"handlers.py": code, "_strptime.py": "1/0\n", "kinds.py": "class Thing: ...\n"}
     handlers = opened(files).import_module("handlers")
     assert handlers.parse() == 2020
-    with pytest.raises(ModuleNotFoundError, match="No module named 'kinds'"):
-        handlers.load()
+    for by_name in (handlers.load, lambda: handlers.importlib.import_module("kinds")):
+        with pytest.raises(ModuleNotFoundError, match="No module named 'kinds'"):
+            by_name()
 
 
 def test_tracebacks_and_digests_are_of_the_real_file(opened: Open, tmp_path: Path) -> None:
