@@ -90,11 +90,15 @@ class ModuleSpace:
         Raises what the module raises, and ModuleNotFoundError with public names.
         """
         self._import(name)
-        return sys.modules[self._private(name) if self._is_own(name) else name]
+        return sys.modules[self.full_name(name)]
 
     def loaded(self, name: str) -> ModuleType | None:
         """Return the module that `name` means in this space if it is loaded, importing nothing."""
-        return sys.modules.get(self._private(name) if self._is_own(name) else name)
+        return sys.modules.get(self.full_name(name))
+
+    def full_name(self, name: str) -> str:
+        """Return the name by which anybody in the process can import what `name` means here."""
+        return self._private(name) if self._is_own(name) else name
 
     def discard(self) -> None:
         """Take the space's modules out of the process; functions of theirs that run go on.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from kombu.utils.functional import maybe_list
 
 from threadloom.config import ConfigurationError, OrganismConfig, Problem, read
 from threadloom.config.celery_settings import (
@@ -92,6 +93,9 @@ def assemble(
         backend = connect(config, url=url)
     app = Celery(organism.name, set_as_current=False)
     app.conf.update(settings)
+    for name in ("imports", "include"):  # modules of tasks may lie beside the handlers
+        modules = maybe_list(app.conf[name]) or ()
+        app.conf[name] = [organism.space.full_name(module) for module in modules]
     _join(app, organism, backend)
     return app
 
