@@ -7,7 +7,7 @@ from types import MappingProxyType
 from threadloom.primitives.buffer import BUFFER, BufferStart, buffer
 from threadloom.primitives.sequence import SEQUENCE, SequenceStart, sequence
 from threadloom.routing import Listener
-from threadloom.routing.payload import payload_type
+from threadloom.routing.payloads import payload_type
 
 #: seconds a system listener may take, as any other by default: it reads and writes the registry, a
 #: batch at a time

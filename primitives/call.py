@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadloom.routing import Organism
-from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Frame, JoinState
 from threadloom.routing.results import StoredResults
 from threadloom.routing.rights import refusal

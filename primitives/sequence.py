@@ -18,7 +18,7 @@ from threadloom.primitives.call import SystemCall
 from threadloom.routing import XML, payload
 from threadloom.routing.actions import Action, FanOut, JoinSettled
 from threadloom.routing.faults import fault_text, limit_fault, routing_fault
-from threadloom.routing.markup import parse_canonical
+from threadloom.routing.payloads import parse_canonical
 
 SEQUENCE = "system.sequence"
 

@@ -16,9 +16,8 @@ from threadloom.routing.errors import (
 )
 from threadloom.routing.faults import Huh, SystemError  # the wire format's name
 from threadloom.routing.handler import Handler, HandlerMetadata, HandlerResponse
-from threadloom.routing.markup import XML
 from threadloom.routing.organism import Listener, Organism, build_organism
-from threadloom.routing.payload import PayloadType, payload, payload_type
+from threadloom.routing.payloads import XML, PayloadType, payload, payload_type
 from threadloom.routing.results import BufferItem
 
 __all__ = [

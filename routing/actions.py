@@ -13,7 +13,7 @@ from typing import Any
 
 from threadloom.routing.faults import handler_fault
 from threadloom.routing.handler import HandlerResponse
-from threadloom.routing.payload import payload
+from threadloom.routing.payloads import payload
 from threadloom.routing.records import Join
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from threadloom.routing.backends.base import SharedBackend
 from threadloom.routing.envelope import parse_envelope
 from threadloom.routing.records import Delivery
+from threadloom.routing.store import ReadingStore
 
 #: slots that one look loads at most: the newest ones
 DEFAULT_LIMIT = 1_000
@@ -41,7 +41,7 @@ class ContextSlot:
 class ContextBuffer:
     """The threads' messages of one conversation."""
 
-    def __init__(self, backend: SharedBackend, conversation: str) -> None:
+    def __init__(self, backend: ReadingStore, conversation: str) -> None:
         self._backend = backend
         self._conversation = conversation
 

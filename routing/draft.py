@@ -14,9 +14,9 @@ from typing import Any
 from threadloom.routing.envelope import build_envelope
 from threadloom.routing.errors import InvalidPayloadError
 from threadloom.routing.faults import silent_fault
-from threadloom.routing.markup import canonical
 from threadloom.routing.organism import Organism
 from threadloom.routing.outgoing import Content, content_of
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import (
     BranchResult,
     Delivery,

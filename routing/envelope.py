@@ -16,18 +16,16 @@ from lxml import etree
 from msgspec import Struct
 
 from threadloom.routing.errors import InvalidEnvelopeError
-from threadloom.routing.grafting import (
+from threadloom.routing.payloads import (
     append_exactly,
-    declaring_default,
-    saying_default,
-    without_stand_ins,
-)
-from threadloom.routing.markup import (
     canonical,
+    declaring_default,
     new_element,
     parse_canonical,
     parse_xml,
+    saying_default,
     schema_faults,
+    without_stand_ins,
 )
 
 __all__ = [

@@ -13,10 +13,8 @@ from typing import Literal
 
 from lxml import etree
 
-from threadloom.routing.definition import WireStyle
 from threadloom.routing.envelope import CORE_NAMESPACE
-from threadloom.routing.markup import ILLEGAL_CHARACTER, local_name
-from threadloom.routing.payload import styled_payload
+from threadloom.routing.payloads import ILLEGAL_CHARACTER, WireStyle, local_name, styled_payload
 
 #: bytes of the original attempt that a `huh` gives back
 MAX_ATTEMPT_BYTES = 4096

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from threadloom.routing.context import ContextSlot
-from threadloom.routing.markup import XML
+from threadloom.routing.payloads import XML
 from threadloom.routing.results import BufferItem, StoredResults, items_of
 
 

@@ -23,16 +23,17 @@ from msgspec import Struct
 from threadloom.routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
 from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
 from threadloom.routing.faults import Huh, SystemError
-from threadloom.routing.markup import (
+from threadloom.routing.payloads import (
     XML,
+    PayloadType,
     canonical,
     local_name,
     parse_canonical,
     parse_xml,
+    payload_type,
     repair_xml,
+    show,
 )
-from threadloom.routing.payload import PayloadType, payload_type
-from threadloom.routing.scalars import show
 
 #: bytes an envelope may add to its payload
 ENVELOPE_BYTES = 16_384

@@ -9,10 +9,9 @@ from msgspec import Struct
 
 from threadloom.routing.errors import InvalidEnvelopeError
 from threadloom.routing.ingress import Gate, from_outside, from_registry
-from threadloom.routing.markup import canonical, local_name
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.outgoing import Content
-from threadloom.routing.payload import PayloadType
+from threadloom.routing.payloads import PayloadType, canonical, local_name
 from threadloom.routing.records import Delivery
 
 

@@ -13,8 +13,8 @@ from lxml import etree
 
 from threadloom.routing.actions import FanOut, JoinSettled, MoreItems, Supply
 from threadloom.routing.draft import Draft
-from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import Content
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import (
     Branch,
     BranchResult,

@@ -20,7 +20,7 @@ from threadloom.config import (
 )
 from threadloom.config.dotted import Importer
 from threadloom.routing.errors import PayloadDefinitionError
-from threadloom.routing.payload import PayloadType, payload_type
+from threadloom.routing.payloads import PayloadType, payload_type
 
 
 @dataclass(frozen=True, slots=True)

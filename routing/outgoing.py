@@ -9,8 +9,7 @@ from lxml import etree
 from msgspec import Struct
 
 from threadloom.routing.faults import Huh, SystemError  # the wire format's name
-from threadloom.routing.markup import XML
-from threadloom.routing.payload import payload_type
+from threadloom.routing.payloads import XML, payload_type
 from threadloom.routing.records import Ending
 from threadloom.routing.states import ConversationStatus
 

@@ -25,9 +25,9 @@ from threadloom.routing.faults import (
 from threadloom.routing.handler import HandlerResponse
 from threadloom.routing.intake import Admitted, undeclared
 from threadloom.routing.joins import answer_branch, open_join, supply_join
-from threadloom.routing.markup import canonical
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.outgoing import Content, content_of, ending_of
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Delivery, Frame, Opening, Thread, Transition, Wait
 from threadloom.routing.rights import refusal
 

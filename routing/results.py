@@ -19,13 +19,13 @@ from typing import Any
 
 from lxml import etree
 
-from threadloom.routing.backends.base import SharedBackend
 from threadloom.routing.envelope import CORE_NAMESPACE
 from threadloom.routing.errors import InvalidEnvelopeError, UnknownResultsError
 from threadloom.routing.faults import fault_text
-from threadloom.routing.markup import XML, canonical, local_name, new_element, parse_canonical
 from threadloom.routing.outgoing import content_of
+from threadloom.routing.payloads import XML, canonical, local_name, new_element, parse_canonical
 from threadloom.routing.records import JoinState, StoredResult
+from threadloom.routing.store import JoinStore
 
 #: the error of an index without an answer
 MISSING = "no answer in time, or not needed any more"
@@ -80,7 +80,7 @@ class StoredItems:
 class StoredResults:
     """The joins and the stored lists of one conversation, in the registry."""
 
-    def __init__(self, backend: SharedBackend, conversation: str) -> None:
+    def __init__(self, backend: JoinStore, conversation: str) -> None:
         self._backend = backend
         self._conversation = conversation
 

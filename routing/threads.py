@@ -12,9 +12,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
-from threadloom.routing.backends.base import ROOTS, SharedBackend
 from threadloom.routing.errors import UnknownThreadError
 from threadloom.routing.records import Thread
+from threadloom.routing.store import ROOTS, ThreadStore
 
 Chain = tuple[str, ...]
 
@@ -35,7 +35,7 @@ class ThreadRegistry:
 
     def __init__(
         self,
-        backend: SharedBackend,
+        backend: ThreadStore,
         conversation: str,
         *,
         new_id: Callable[[], str] = _random_id,

@@ -18,7 +18,7 @@ from lxml import etree
 from rich.console import Console
 from rich.text import Text
 
-from threadloom.routing.markup import local_name
+from threadloom.routing.payloads import local_name
 from threadloom.routing.states import ConversationStatus
 
 #: columns of a table that goes to a file or a pipe

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from threadloom.config import PermanentError
-from threadloom.routing.backends.manager import Door
-from threadloom.routing.backends.manager_server import TAKEN
+from threadloom.routing.backends.manager.backend import Door
+from threadloom.routing.backends.manager.server import TAKEN
 from threadloom.service.lifeline import tied_to_owner
 
 _START_TIMEOUT_S = 30.0
@@ -61,7 +61,7 @@ class ManagerProcess:
             sys.executable,
             "-P",  # a `queue.py` in the folder is the organism's, and not the manager's
             "-m",
-            "threadloom.routing.backends.manager_server",
+            "threadloom.routing.backends.manager.server",
             str(self.door),
         ]
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, our own words)

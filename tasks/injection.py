@@ -22,7 +22,7 @@ from threadloom.routing.errors import (
 from threadloom.routing.faults import routing_fault
 from threadloom.routing.intake import Admitted, admit
 from threadloom.routing.outgoing import content_of
-from threadloom.routing.payload import is_payload
+from threadloom.routing.payloads import is_payload
 from threadloom.routing.planner import open_conversation
 from threadloom.routing.records import Delivery, Opening, Publication
 from threadloom.routing.results import StoredResults, items_of

@@ -22,8 +22,8 @@ from celery.worker.request import Request
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.errors import RegistryFormatError
 from threadloom.routing.faults import timeout_fault
-from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Due
 from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests

@@ -17,8 +17,8 @@ from celery import Celery
 
 from threadloom.routing import Organism
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.backends.base import Published
 from threadloom.routing.records import Delivery
+from threadloom.routing.store import Published
 from threadloom.tasks.overtime import OvertimeBoard
 
 #: a delivery is taken over when its lease was not renewed for so long

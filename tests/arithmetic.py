@@ -36,8 +36,8 @@ from threadloom.routing import (
 )
 from threadloom.routing.actions import Action, Fault, Retry
 from threadloom.routing.faults import handler_fault
-from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
+from threadloom.routing.payloads.markup import canonical
 from threadloom.routing.records import Frame
 from threadloom.routing.results import StoredResults, items_of
 

@@ -26,7 +26,7 @@ class RunningManager:
 def start_manager(door: Path) -> subprocess.Popen[bytes]:
     """Start a manager; it may not be ready yet."""
     return subprocess.Popen(
-        [sys.executable, "-m", "threadloom.routing.backends.manager_server", str(door)],
+        [sys.executable, "-m", "threadloom.routing.backends.manager.server", str(door)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -23,8 +23,8 @@ from threadloom.routing.backends import SharedBackend
 from threadloom.routing.envelope import build_envelope
 from threadloom.routing.faults import timeout_fault
 from threadloom.routing.intake import Admitted, receive
-from threadloom.routing.markup import canonical
 from threadloom.routing.outgoing import content_of
+from threadloom.routing.payloads.markup import canonical
 from threadloom.routing.planner import open_conversation, plan
 from threadloom.routing.records import (
     Begun,

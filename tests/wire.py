@@ -7,12 +7,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha1
 from typing import Any
 
 import redis
 from celery import Celery
 
 from tests.harness import WAIT_S, Deployment, eventually
+from threadloom.routing.backends.redis.scripts import load_scripts
 
 
 class Wire:
@@ -21,12 +23,21 @@ class Wire:
     def __init__(self) -> None:
         #: what was pushed to the broker's queues
         self.messages: list[str] = []
-        #: every command that a client sent: those of scripts are not counted
+        #: every command that a client sent, a script of ours as `EVALSHA <its name>`; the commands
+        #: of scripts are not counted
         self.commands: Counter[str] = Counter()
 
     def sizes(self) -> list[int]:
         """Bytes of each message; how long the sender's process id is does not count."""
         return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]
+
+
+_SCRIPTS = {sha1(text.encode()).hexdigest(): name for name, text in load_scripts().items()}
+
+
+def _named(command: str) -> str:
+    words = command.split(" ", 2)
+    return f"EVALSHA {_SCRIPTS.get(words[1], '?')}" if words[0] == "EVALSHA" else words[0]
 
 
 @contextmanager
@@ -46,7 +57,7 @@ def listening(deployment: Deployment) -> Iterator[Wire]:
                 if seen["db"] != database:
                     continue
                 if seen["client_type"] != "lua":
-                    wire.commands[command.partition(" ")[0]] += 1
+                    wire.commands[_named(command)] += 1
                 if command.startswith("LPUSH "):
                     # MONITOR escapes what it shows.
                     wire.messages.append(command.split(" ", 2)[2].replace("\\\\", "\\"))

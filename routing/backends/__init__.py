@@ -1,10 +1,10 @@
 """Where conversations live: one Protocol, and its implementations."""
 
-from threadloom.routing.backends.base import SharedBackend
 from threadloom.routing.backends.connect import MANAGER_VARIABLE, connect
 from threadloom.routing.backends.manager import ManagerBackend
 from threadloom.routing.backends.memory import MemoryBackend
 from threadloom.routing.backends.redis import RedisBackend
+from threadloom.routing.store import SharedBackend
 
 __all__ = [
     "MANAGER_VARIABLE",

@@ -9,10 +9,10 @@ from pathlib import Path
 import redis
 
 from threadloom.config import ConfigurationError, OrganismConfig, Problem
-from threadloom.routing.backends.base import SharedBackend
 from threadloom.routing.backends.manager import Door, ManagerBackend
 from threadloom.routing.backends.memory import MemoryBackend
 from threadloom.routing.backends.redis import RedisBackend
+from threadloom.routing.store import SharedBackend
 
 #: names the door of the manager that hosts the registry
 MANAGER_VARIABLE = "THREADLOOM_MANAGER"

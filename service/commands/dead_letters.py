@@ -19,7 +19,7 @@ from threadloom import tasks
 from threadloom.config import PermanentError
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.envelope import parse_envelope
-from threadloom.routing.markup import canonical
+from threadloom.routing.payloads import canonical
 from threadloom.routing.records import DeadLetter
 from threadloom.service.commands.options import INVALID, AsJson, OrganismOption
 from threadloom.service.deployment import DEFAULT_FILE, running_app, running_registry

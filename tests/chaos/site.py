@@ -19,7 +19,7 @@ from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted, whole_lines
 from threadloom import tasks
 from threadloom.config.celery_settings import celery_url
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.backends.redis import SHARDS
+from threadloom.routing.backends.redis.layout import SHARDS
 
 ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, ids
 from threadloom.routing.backends import MemoryBackend, SharedBackend
-from threadloom.routing.backends.base import DEAD_LETTERS
 from threadloom.routing.records import DeadLetter, Ending, Release, Skip
 from threadloom.routing.states import ConversationStatus
+from threadloom.routing.store import DEAD_LETTERS
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 

@@ -17,9 +17,9 @@ from tests.harness import eventually
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.backends import RedisBackend, SharedBackend, codec
-from threadloom.routing.backends.base import MARGIN_MS
 from threadloom.routing.records import Due, Ending, Release, Skip, Thread
 from threadloom.routing.states import ConversationStatus
+from threadloom.routing.store import MARGIN_MS
 from threadloom.service.embedded_redis import EmbeddedRedis
 
 # --- what is late ---------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from tests.stories import DONE, LONG_MS, Bench, Story, committed, ids
 from threadloom.routing import UnknownConversationError
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.backends.base import ROOTS
 from threadloom.routing.records import Frame, Refill, Run, Skip
+from threadloom.routing.store import ROOTS
 
 
 def a_run(story: Story, *, within_s: float = 30.0, lanes: int = 0) -> Run:

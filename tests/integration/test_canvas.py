@@ -181,7 +181,7 @@ def test_nothing_stays_in_redis_but_what_expires(works: Works) -> None:
     new = set(works.redis.scan_iter()) - before
     lasting = {key for key in new if works.redis.ttl(key) == -1}
     assert all(key.startswith("tl:works:{") for key in lasting)
-    lists = {"due", "sent", "dead", "index", "retention"}
+    lists = {"due", "sent", "dead", "created", "retention"}
     assert {key.rpartition(":")[2] for key in lasting} <= lists
     of_celery = {key for key in new if not key.startswith("tl:works:")}
     assert of_celery == {f"celery-task-meta-{c}" for c in works.conversations}

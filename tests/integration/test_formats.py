@@ -12,8 +12,8 @@ import redis
 from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S
 from tests.stories import Bench
 from threadloom.routing.backends import RedisBackend
-from threadloom.routing.backends.base import FORMAT
 from threadloom.routing.errors import RegistryFormatError
+from threadloom.routing.store import FORMAT
 
 #: where a registry's format stands
 KEY = "tl:desk:{0}:format"

@@ -6,7 +6,6 @@ one that every handler outlasts is over after each.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def with_slices(
     def start(**section: int) -> Iterator[Deployment]:
         directory = tmp_path_factory.mktemp("sprint")
         organism = adjusted(ORGANISMS / "sprint" / "organism.yaml", directory, **section)
-        shutil.copy(ORGANISMS / "sprint" / "sprint_handlers.py", directory)
         deployment = Deployment(
             organism, redis_url=deployment_url(), directory=directory, broker_url=broker()
         )
@@ -208,7 +206,6 @@ def one_process(
     organism = source
     if request.param == "no slice":
         organism = queued(source, place)
-        shutil.copy(source.parent / "sprint_handlers.py", place)
     deployment = Deployment(organism, redis_url=deployment_url(), directory=place)
     try:
         deployment.start_worker(concurrency=1)

@@ -161,6 +161,7 @@ def test_plain_tasks_live_in_our_own_worker(
     desk = ORGANISMS / "desk" / "organism.yaml"
     organism = adjusted(desk, tmp_path, celery={"imports": ["near"]})
     deployment = Deployment(organism, redis_url=deployment_url(), directory=tmp_path)
+    deployment.directory_of_workers = tmp_path  # which `celery` puts on the path, as ever
     try:
         deployment.start_worker(concurrency=1)
         assert deployment.app.send_task("near.shared", [1]).get(timeout=WAIT_S) == 2

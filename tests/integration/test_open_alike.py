@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from threadloom.routing.backends import RedisBackend, codec
-from threadloom.routing.backends.base import MARGIN_MS, ROOTS
 from threadloom.routing.records import Delivery, Opening, Thread
+from threadloom.routing.store import MARGIN_MS, ROOTS
 
 #: of each key its type, all that stands in it, and the ms until it expires
 Left: TypeAlias = dict[str, tuple[str, Any, int]]

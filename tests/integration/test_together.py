@@ -110,8 +110,9 @@ def test_opening_them_takes_few_commands(deployment_url: Callable[[], str], tmp_
             tasks.inject_many(deployment.app, "near", [{"number": n} for n in range(1_000)])
         messages = len(carried(wire))
         assert messages == 67, "no worker is there: fifteen each, for 64 lanes"
-        assert wire.commands["EVALSHA"] <= 16 * (1_000 // 64 + 1) + 2
-        others = wire.commands.total() - wire.commands["EVALSHA"] - wire.commands["LPUSH"]
+        scripts = sum(n for name, n in wire.commands.items() if name.startswith("EVALSHA"))
+        assert scripts <= 16 * (1_000 // 64 + 1) + 2
+        others = wire.commands.total() - scripts - wire.commands["LPUSH"]
         assert others < 20
     finally:
         deployment.close()

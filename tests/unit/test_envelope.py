@@ -19,7 +19,7 @@ from threadloom.routing.envelope import (
     parse_xml,
 )
 from threadloom.routing.errors import InvalidEnvelopeError
-from threadloom.routing.markup import (
+from threadloom.routing.payloads.markup import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_NAMESPACES,

@@ -48,6 +48,9 @@ def test_imports_run_from_the_top_to_the_ground() -> None:
         ("tasks", "import threadloom.service"),
         ("routing", "from celery import chain"),
         ("primitives", "import kombu"),
+        ("primitives", "import redis"),
+        ("routing.planner", "import redis"),
+        ("routing.planner", "from threadloom.routing.backends import RedisBackend"),
     ],
 )
 def test_an_import_against_the_direction_is_seen(

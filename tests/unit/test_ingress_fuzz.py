@@ -15,7 +15,7 @@ from threadloom.routing.envelope import NAMESPACE, build_envelope, canonical
 from threadloom.routing.errors import InvalidEnvelopeError
 from threadloom.routing.faults import Huh
 from threadloom.routing.ingress import Gate, from_outside, from_registry
-from threadloom.routing.payload import XML, payload, payload_type
+from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 @payload

@@ -16,7 +16,7 @@ from lxml import etree
 
 from threadloom.routing.envelope import canonical, parse_xml
 from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
-from threadloom.routing.payload import XML, payload, payload_type
+from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 class Colour(Enum):

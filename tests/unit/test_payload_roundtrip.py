@@ -21,8 +21,8 @@ from threadloom.routing.envelope import (
     parse_envelope,
     parse_xml,
 )
-from threadloom.routing.markup import ILLEGAL_CHARACTER
-from threadloom.routing.payload import XML, payload, payload_type
+from threadloom.routing.payloads.markup import ILLEGAL_CHARACTER
+from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 class Suit(Enum):

@@ -21,7 +21,7 @@ from threadloom.routing.actions import Action, Fault, read_return
 from threadloom.routing.envelope import parse_envelope
 from threadloom.routing.faults import handler_fault, timeout_fault
 from threadloom.routing.organism import Listener, Organism
-from threadloom.routing.payload import payload_type
+from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
 from threadloom.routing.records import Delivery, Frame, Thread, Transition
 from threadloom.routing.states import ConversationStatus

@@ -36,7 +36,7 @@ from threadloom.routing import (
 )
 from threadloom.routing.actions import FanOut, Fault, Forward, JoinSettled, Supply
 from threadloom.routing.backends import MemoryBackend
-from threadloom.routing.payload import payload_type
+from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
 from threadloom.routing.records import Branch, Delivery, Frame, StoredResult, Thread
 from threadloom.routing.results import MISSING, StoredItems, StoredResults, items_of

@@ -37,7 +37,7 @@ from threadloom.routing.actions import (
 from threadloom.routing.backends import MemoryBackend
 from threadloom.routing.faults import handler_fault, routing_fault
 from threadloom.routing.organism import Listener, Organism
-from threadloom.routing.payload import payload_type
+from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
 from threadloom.routing.records import Branch, Delivery, Frame, Join, Thread, Transition
 from threadloom.routing.results import StoredResults

@@ -11,8 +11,8 @@ from lxml import etree
 
 from threadloom.routing.envelope import parse_xml
 from threadloom.routing.errors import PayloadDefinitionError
-from threadloom.routing.markup import schema_faults
-from threadloom.routing.payload import XML, payload, payload_type
+from threadloom.routing.payloads.markup import schema_faults
+from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 class Colour(Enum):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from threadloom.routing.backends.base import FORMAT
 from threadloom.routing.backends.redis.connection import at_the_edge
 from threadloom.routing.backends.redis.dead_letters import DeadLetters
 from threadloom.routing.backends.redis.deliveries import Deliveries
@@ -21,6 +20,7 @@ from threadloom.routing.backends.redis.recovery import Recovery
 from threadloom.routing.backends.redis.script_line import Call
 from threadloom.routing.backends.redis.threads import Joins, Threads
 from threadloom.routing.errors import RegistryFormatError
+from threadloom.routing.store import FORMAT
 
 
 class RedisBackend(Deliveries, Recovery, DeadLetters, Joins, Threads, Reading):

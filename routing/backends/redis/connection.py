@@ -21,10 +21,10 @@ from redis.exceptions import (
 )
 
 from threadloom.config import RegistryUnavailableError
-from threadloom.routing.backends.base import BEGIN_GRACE_MS, PUBLISH_GRACE_MS, Published
 from threadloom.routing.backends.redis.layout import OWN_KEYS, SHARDS, Keys
 from threadloom.routing.backends.redis.script_line import Call, ScriptLine
 from threadloom.routing.backends.redis.scripts import load_scripts
+from threadloom.routing.store import BEGIN_GRACE_MS, PUBLISH_GRACE_MS, Published
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +63,7 @@ def at_the_edge(method: Callable[P, R]) -> Callable[P, R]:
 class RegistryConnection:
     """One organism's registry in Redis: what every part of the backend stands on.
 
-    Safe to share between threads. `publish_grace_ms` and `begin_grace_ms`: see `backends.base`.
+    Safe to share between threads. `publish_grace_ms` and `begin_grace_ms`: see `routing.store`.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from threadloom.routing.backends import codec
-from threadloom.routing.backends.base import NOTHING, Published
 from threadloom.routing.backends.redis import replies
 from threadloom.routing.backends.redis.commits import (
     commit_args,
@@ -39,6 +38,7 @@ from threadloom.routing.records import (
     Transition,
 )
 from threadloom.routing.states import SkipReason
+from threadloom.routing.store import NOTHING, Published
 
 #: conversations that are opened in one round trip: about as many as fit into a socket's buffer
 _OPENED_AT_ONCE = 64

@@ -13,7 +13,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from threadloom.routing.backends.base import DEAD_LETTERS, MARGIN_MS
 from threadloom.routing.states import (
     Abandonment,
     ConversationStatus,
@@ -22,6 +21,7 @@ from threadloom.routing.states import (
     ReleaseState,
     SkipReason,
 )
+from threadloom.routing.store import DEAD_LETTERS, MARGIN_MS
 
 SHARDS = 16
 

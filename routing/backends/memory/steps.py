@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threadloom.routing.backends import codec
-from threadloom.routing.backends.memory_state import ConversationState, StoredJoin
+from threadloom.routing.backends.memory.state import ConversationState, StoredJoin
 from threadloom.routing.records import (
     Branch,
     Join,

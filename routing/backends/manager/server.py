@@ -1,6 +1,6 @@
 """The process behind `ManagerBackend`: a `multiprocessing` manager that hosts the registries.
 
-`threadloom up` starts it; by hand it is `python -m routing.backends.manager_server DOOR`. It
+`threadloom up` starts it; by hand it is `python -m routing.backends.manager.server DOOR`. It
 keeps everything in memory: conversations end with it. It serves whoever proves that they have
 the key, and unpickles nothing from anybody else.
 """
@@ -20,9 +20,9 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from threadloom.routing.backends.base import SharedBackend
-from threadloom.routing.backends.manager import REGISTRY, Door
-from threadloom.routing.backends.memory import MemoryBackend
+from threadloom.routing.backends.manager.backend import REGISTRY, Door
+from threadloom.routing.backends.memory.backend import MemoryBackend
+from threadloom.routing.store import SharedBackend
 
 #: `sun_path` holds 104 bytes on macOS, 108 on Linux, with the closing NUL
 _MAX_SOCKET_PATH_BYTES = 103
@@ -30,9 +30,7 @@ _KEY_BYTES = 32
 #: exit status when another manager has this door
 TAKEN = 3
 
-METHODS = tuple(
-    name for name, member in vars(SharedBackend).items() if callable(member) and name[0] != "_"
-)
+METHODS = tuple(name for name in dir(SharedBackend) if name[0] != "_")
 
 
 def serve(file: Path) -> NoReturn:

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from lxml import etree
 
 from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
-from threadloom.routing.grafting import append_exactly
-from threadloom.routing.markup import XML
-from threadloom.routing.scalars import Scalar, check_text, expected, show
+from threadloom.routing.payloads.grafting import append_exactly
+from threadloom.routing.payloads.markup import XML
+from threadloom.routing.payloads.scalars import Scalar, check_text, expected, show
 
 XSI_NIL = "{http://www.w3.org/2001/XMLSchema-instance}nil"
 _SAMPLE_XML = "<element>text</element>"

@@ -17,9 +17,18 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from lxml import etree
 
 from threadloom.routing.errors import PayloadDefinitionError
-from threadloom.routing.markup import XML
-from threadloom.routing.scalars import Scalar, enum_scalar, literal_scalar, scalar_for
-from threadloom.routing.wire import Codec, Field, Leaf, Listed, Mapped, Nullable, Raw, Record
+from threadloom.routing.payloads.markup import XML
+from threadloom.routing.payloads.scalars import Scalar, enum_scalar, literal_scalar, scalar_for
+from threadloom.routing.payloads.wire import (
+    Codec,
+    Field,
+    Leaf,
+    Listed,
+    Mapped,
+    Nullable,
+    Raw,
+    Record,
+)
 
 #: returns the fields of a nested payload class, or None if the class is not a payload
 NestedFields = Callable[[type], Record | None]

@@ -12,9 +12,18 @@ from dataclasses import MISSING
 
 from lxml import etree
 
-from threadloom.routing.markup import new_element
-from threadloom.routing.scalars import Restriction, Scalar
-from threadloom.routing.wire import Codec, Field, Leaf, Listed, Mapped, Nullable, Raw, Record
+from threadloom.routing.payloads.markup import new_element
+from threadloom.routing.payloads.scalars import Restriction, Scalar
+from threadloom.routing.payloads.wire import (
+    Codec,
+    Field,
+    Leaf,
+    Listed,
+    Mapped,
+    Nullable,
+    Raw,
+    Record,
+)
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _INDENT = "  "

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from threadloom.routing.records import (
     Beginning,
-    Branch,
     CommitResult,
     Conversation,
     DeadLetter,
@@ -48,10 +47,8 @@ NOTHING: Published = {}
 ROOTS = ""
 
 
-class SharedBackend(Protocol):
-    """Where conversations live. Every method may raise RegistryUnavailableError."""
-
-    # --- deliveries ---------------------------------------------------------------------
+class DeliveryStore(Protocol):
+    """Deliveries: opened, begun, committed, given up, answered, killed."""
 
     def open(self, opening: Opening) -> Publication | None:
         """Create a conversation, once. Returns its first message to publish.
@@ -154,7 +151,9 @@ class SharedBackend(Protocol):
         that tells whoever injected it.
         """
 
-    # --- recovery -----------------------------------------------------------------------
+
+class RecoveryStore(Protocol):
+    """What a sweep asks for: what is late, lost or over."""
 
     def due(self, *, limit: int) -> Sequence[Due]:
         """Unpublished deliveries, expired leases, passed deadlines: what waits longest first."""
@@ -193,7 +192,9 @@ class SharedBackend(Protocol):
         Nothing of them is left, in no list either.
         """
 
-    # --- workers ------------------------------------------------------------------------
+
+class WorkerStore(Protocol):
+    """Which workers are there."""
 
     def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
         """Say that a worker with so many pool processes is there, for `ttl_ms`."""
@@ -201,7 +202,9 @@ class SharedBackend(Protocol):
     def processes(self) -> int:
         """How many pool processes the workers have that are there now."""
 
-    # --- dead letters -------------------------------------------------------------------
+
+class DeadLetterStore(Protocol):
+    """Deliveries that failed for good."""
 
     def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
         """Deliveries that failed for good, newest first, behind the position `before`.
@@ -221,7 +224,9 @@ class SharedBackend(Protocol):
         join around it has fired without it, or its thread was forgotten.
         """
 
-    # --- joins --------------------------------------------------------------------------
+
+class JoinStore(Protocol):
+    """Joins, their answers, and stored lists."""
 
     def join(self, conversation: str, join: str) -> JoinState | None:
         """One join with its counts."""
@@ -240,7 +245,9 @@ class SharedBackend(Protocol):
     def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
         """The items `start` to `stop - 1` of a stored list that are there, in order."""
 
-    # --- threads ------------------------------------------------------------------------
+
+class ThreadStore(Protocol):
+    """Threads, both ways."""
 
     def put_thread(self, conversation: str, thread: Thread) -> bool:
         """Store a thread; False if its id is known already (nothing changes)."""
@@ -264,7 +271,9 @@ class SharedBackend(Protocol):
         A delivery that comes on a forgotten thread is cancelled and logged as late.
         """
 
-    # --- reading ------------------------------------------------------------------------
+
+class ReadingStore(Protocol):
+    """What people and programs read; changes nothing."""
 
     def conversation(self, conversation: str) -> Conversation | None:
         """One conversation."""
@@ -290,6 +299,22 @@ class SharedBackend(Protocol):
         what the broker has and nobody has begun; `dead_letters`.
         """
 
+
+class SharedBackend(
+    DeliveryStore,
+    RecoveryStore,
+    WorkerStore,
+    DeadLetterStore,
+    JoinStore,
+    ThreadStore,
+    ReadingStore,
+    Protocol,
+):
+    """Where conversations live. Every method may raise RegistryUnavailableError.
+
+    Code that needs one part of it asks for that part.
+    """
+
     def check_format(self) -> None:
         """Return if this version can work with the registry; a new one gets this version's format.
 
@@ -301,8 +326,3 @@ class SharedBackend(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
-
-
-def innermost(scope: tuple[Branch, ...]) -> Branch | None:
-    """The branch whose end a delivery of this scope can bring about."""
-    return scope[-1] if scope else None

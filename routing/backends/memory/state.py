@@ -1,4 +1,4 @@
-"""One conversation in memory: what `lua/prelude.lua` keeps in six hashes, and its functions.
+"""One conversation in memory: what `redis/layout.py` keeps in six keys, and its functions.
 
 Each function here stands under its Lua name and does the same, so that the two can be read
 side by side. Nothing here locks or knows other conversations; `MemoryBackend` does.
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from threadloom.routing.backends import codec
-from threadloom.routing.backends.base import DEAD_LETTERS
 from threadloom.routing.records import (
     Beginning,
     Begun,
@@ -41,6 +40,7 @@ from threadloom.routing.states import (
     ReleaseState,
     SkipReason,
 )
+from threadloom.routing.store import DEAD_LETTERS
 
 FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
 

@@ -12,7 +12,7 @@ import re
 
 from lxml import etree
 
-from threadloom.routing.markup import canonical, parse_canonical
+from threadloom.routing.payloads.markup import canonical, parse_canonical
 
 _STAND_IN = "raw"
 _STAND_INS = re.compile(rb"<\?raw ([A-Za-z0-9+/=]+)\?>")

@@ -17,23 +17,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from threadloom.routing.backends import codec
-from threadloom.routing.backends.base import (
-    BEGIN_GRACE_MS,
-    FORMAT,
-    MARGIN_MS,
-    NOTHING,
-    PUBLISH_GRACE_MS,
-    ROOTS,
-    Published,
-)
-from threadloom.routing.backends.memory_state import (
+from threadloom.routing.backends.memory.state import (
     FINAL,
     ConversationState,
     SharedLists,
     StoredDelivery,
     StoredJoin,
 )
-from threadloom.routing.backends.memory_steps import (
+from threadloom.routing.backends.memory.steps import (
     apply,
     reclaim_delivery,
     reclaim_release,
@@ -73,6 +64,15 @@ from threadloom.routing.states import (
     LogEvent,
     ReleaseState,
     SkipReason,
+)
+from threadloom.routing.store import (
+    BEGIN_GRACE_MS,
+    FORMAT,
+    MARGIN_MS,
+    NOTHING,
+    PUBLISH_GRACE_MS,
+    ROOTS,
+    Published,
 )
 
 P = ParamSpec("P")

@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum, Flag
 from typing import Any
 
-from threadloom.routing.markup import ILLEGAL_CHARACTER
+from threadloom.routing.payloads.markup import ILLEGAL_CHARACTER
 
 #: digits of an int, and of a Decimal written without exponent; Python converts no longer text
 MAX_DIGITS = 4299

@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 from lxml import etree
 
 from threadloom.config import public
-from threadloom.routing.definition import WireStyle, define
 from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
-from threadloom.routing.grafting import without_stand_ins
-from threadloom.routing.markup import XML, canonical, limited, new_element, schema_faults
-from threadloom.routing.scalars import show
-from threadloom.routing.schema import usage_text, xsd_for
-from threadloom.routing.wire import Record
+from threadloom.routing.payloads.definition import WireStyle, define
+from threadloom.routing.payloads.grafting import without_stand_ins
+from threadloom.routing.payloads.markup import XML, canonical, limited, new_element, schema_faults
+from threadloom.routing.payloads.scalars import show
+from threadloom.routing.payloads.schema import usage_text, xsd_for
+from threadloom.routing.payloads.wire import Record
 
 __all__ = ["XML", "PayloadType", "payload", "payload_type", "styled_payload"]
 
