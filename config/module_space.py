@@ -11,8 +11,9 @@ What an import statement in such a module means, in this order:
 1. A relative import stays in the package that it stands in.
 2. A name that begins with a module or package of the folder means that one, whatever else bears
    the name: the folder's `types.py` hides the standard one from the folder's modules, and from
-   nobody else. `threadloom` and names like `__main__` are never the folder's. A folder without
-   `__init__.py` yields to any module of its name.
+   nobody else. `threadloom` and names like `__main__` are never the folder's. A subfolder without
+   `__init__.py` may hold anything: where the process has another module of its name, it is meant
+   only by those who ask for something that lies in it.
 3. Any other name means what it means everywhere in the process.
 
 What the process has already imported from the very same file under its ordinary name is the
@@ -71,7 +72,7 @@ class ModuleSpace:
         self._folder = folder
         self._package = f"{_ROOT}.{_NO_NAME.sub('_', label)}_{next(_numbers)}"
         self._files: dict[str, str] = {}
-        self._in_folder: dict[str, bool] = {}
+        self._claims: dict[str, bool | None] = {}
         #: what the space's modules have for builtins
         self.builtins = {**vars(builtins), "__import__": self._import}
         if folder is not None:
@@ -89,11 +90,15 @@ class ModuleSpace:
         Raises what the module raises, and ModuleNotFoundError with public names.
         """
         self._import(name)
-        return sys.modules[self._private(name) if self._is_own(name) else name]
+        return sys.modules[self.full_name(name)]
 
     def loaded(self, name: str) -> ModuleType | None:
         """Return the module that `name` means in this space if it is loaded, importing nothing."""
-        return sys.modules.get(self._private(name) if self._is_own(name) else name)
+        return sys.modules.get(self.full_name(name))
+
+    def full_name(self, name: str) -> str:
+        """Return the name by which anybody in the process can import what `name` means here."""
+        return self._private(name) if self._is_own(name) else name
 
     def discard(self) -> None:
         """Take the space's modules out of the process; functions of theirs that run go on.
@@ -139,7 +144,7 @@ class ModuleSpace:
         """`__import__` of the space's modules."""
         # C code (unpickling, `datetime.strptime`) comes with an empty list, and then takes what
         # `sys.modules` has under the name itself.
-        absolute = level == 0 and fromlist != [] and self._is_own(name)
+        absolute = level == 0 and fromlist != [] and self._is_own(name, fromlist or ())
         asked = self._private(name) if absolute else name
         try:
             found = builtins.__import__(asked, globals, locals, fromlist or (), level)
@@ -151,22 +156,26 @@ class ModuleSpace:
             return sys.modules[self._private(name.partition(".")[0])]
         return found
 
-    def _is_own(self, name: str) -> bool:
-        """Whether a dotted name begins with something of the folder."""
-        top = name.partition(".")[0]
-        found = self._in_folder.get(top)
-        if found is None:
-            found = self._in_folder[top] = self._lies_in_folder(top)
-        return found
+    def _is_own(self, name: str, fromlist: Sequence[str] = ()) -> bool:
+        """Whether a dotted name, or what is wanted from it, is something of the folder."""
+        top, _, rest = name.partition(".")
+        if top not in self._claims:
+            self._claims[top] = self._claim(top)
+        claim = self._claims[top]
+        if claim is None:
+            wanted = [rest.partition(".")[0]] if rest else fromlist
+            places = [f"{self._folder}/{top}"]
+            return any(PathFinder.find_spec(each, places) for each in wanted)
+        return claim
 
-    def _lies_in_folder(self, top: str) -> bool:
+    def _claim(self, top: str) -> bool | None:
+        """Whether the folder has a module of this name; None: a folder that shares its name."""
         if self._folder is None or top == "threadloom" or top.startswith("__"):
             return False
         spec = PathFinder.find_spec(top, [str(self._folder)])
         if spec is None or spec.loader is not None:
             return spec is not None
-        # A folder without `__init__.py`, which may hold anything: any other module wins.
-        return _places(top) in (None, [os.path.realpath(self._folder / top)])
+        return True if _places(top) in (None, [os.path.realpath(self._folder / top)]) else None
 
     def _is_shared(self, name: str, spec: ModuleSpec) -> bool:
         """Whether the process has this module by its ordinary name, or the package it is in."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import sys
 
+from threadloom import tasks
 from threadloom.service.commands import run
 
 
 def main() -> None:
     """Run the command line and end the process with its exit status."""
+    tasks.import_from_working_directory()
     sys.exit(run())

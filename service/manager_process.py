@@ -59,6 +59,7 @@ class ManagerProcess:
     def __enter__(self) -> Self:
         command = [
             sys.executable,
+            "-P",  # a `queue.py` in the folder is the organism's, and not the manager's
             "-m",
             "threadloom.routing.backends.manager.server",
             str(self.door),

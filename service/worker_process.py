@@ -36,7 +36,8 @@ class WorkerProcess:
         self.stops = 0
         self._status: int | None = None
         command = [
-            *[sys.executable, "-m", "celery", "--quiet", "-A", "threadloom", "worker"],
+            # -P: the folder is not in front of the standard library, see tasks/startup.py.
+            *[sys.executable, "-P", "-m", "celery", "--quiet", "-A", "threadloom", "worker"],
             *["--hostname", hostname, "--loglevel", loglevel],
             *(["--concurrency", str(concurrency)] if concurrency else []),
         ]

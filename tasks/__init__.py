@@ -21,6 +21,7 @@ from threadloom.tasks.django import set_up_django
 from threadloom.tasks.injection import answer_wait, inject, inject_many, read_results
 from threadloom.tasks.killing import kill
 from threadloom.tasks.runtime import Runtime, runtime_of
+from threadloom.tasks.startup import import_from_working_directory
 
 __all__ = [
     "ORGANISM_VARIABLE",
@@ -36,6 +37,7 @@ __all__ = [
     "dead_letters",
     "drop_dead_letter",
     "find_dead_letter",
+    "import_from_working_directory",
     "inject",
     "inject_many",
     "kill",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from kombu.utils.functional import maybe_list
 
 from threadloom.config import ConfigurationError, OrganismConfig, Problem, read
 from threadloom.config.celery_settings import (
@@ -28,7 +29,7 @@ from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import add_queues, with_routes
 from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
-from threadloom.tasks.startup import told_by_celery
+from threadloom.tasks.startup import import_from_working_directory, told_by_celery
 from threadloom.tasks.task_names import name_tasks_publicly
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
@@ -92,6 +93,9 @@ def assemble(
         backend = connect(config, url=url)
     app = Celery(organism.name, set_as_current=False)
     app.conf.update(settings)
+    for name in ("imports", "include"):  # modules of tasks may lie beside the handlers
+        modules = maybe_list(app.conf[name]) or ()
+        app.conf[name] = [organism.space.full_name(module) for module in modules]
     _join(app, organism, backend)
     return app
 
@@ -195,6 +199,7 @@ def app_of_this_process() -> Any:
     with its text; elsewhere it is raised.
     """
     with told_by_celery():
+        import_from_working_directory()
         app = app_from_environment()
         # `shared_task`, `current_app` and `signature` in the modules that it imports mean it.
         app.set_current()

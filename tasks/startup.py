@@ -1,4 +1,4 @@
-"""What the `celery` command says when an organism cannot start: the error's own text.
+"""What a process does before it makes the app: where it imports from, and how it tells errors.
 
 Celery prints a traceback for whatever loading its app raises. Inside Celery's own command the
 text of a ThreadloomError says more, so it ends the process in the traceback's place.
@@ -6,6 +6,8 @@ text of a ThreadloomError says more, so it ends the process in the traceback's p
 
 from __future__ import annotations
 
+import os
+import site
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,26 @@ from threadloom.config import ThreadloomError
 
 #: the exit status of a command that was called wrongly
 EXIT_STATUS = 2
+
+
+def import_from_working_directory() -> None:
+    """Let this process import what lies where it was started, as `python -m` does.
+
+    For the commands `threadloom` and `celery`: Celery looks there for the app's module only while
+    it imports that, which is too short for the modules that an organism and Django's settings
+    name. `check` then finds what a worker finds that is started in the same place.
+
+    Unlike there, the standard library comes first: a `queue.py` among an organism's modules is
+    theirs alone, and Celery, which may import the standard one at any time, does not get it.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was removed: there is nothing in it
+        return
+    if here not in sys.path:
+        installed = {*site.getsitepackages(), site.getusersitepackages()}
+        before = (at for at, place in enumerate(sys.path) if place in installed)
+        sys.path.insert(next(before, len(sys.path)), here)
 
 
 @contextmanager

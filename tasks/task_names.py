@@ -20,7 +20,7 @@ def name_tasks_publicly() -> None:
     The apps in question are the users' own, made in their modules, so that a subclass of ours
     would not reach them. Names of all other tasks stay as they are.
     """
-    Celery.gen_task_name = _gen_task_name  # type: ignore[method-assign, assignment]
+    Celery.gen_task_name = _gen_task_name  # type: ignore[assignment, method-assign]
 
 
 def _gen_task_name(app: Celery, name: str, module: str) -> str:

@@ -123,8 +123,6 @@ class Deployment:
         self.environment = dict(environment or {})
         self.records_file = directory / "records.jsonl"
         self.workers: list[Worker] = []
-        #: where workers are started
-        self.directory_of_workers = ROOT
         self._app_module = "threadloom"
         if broker_url == ATTACHED:
             self.app = self._attached()
@@ -172,7 +170,7 @@ class Deployment:
                     "--loglevel", "INFO", "--concurrency", str(concurrency),
                     "--hostname", name, "--without-gossip", "--without-mingle", *options,
                 ],
-                cwd=self.directory_of_workers,
+                cwd=ROOT,
                 env=self._environment(),
                 stdout=out,
                 stderr=subprocess.STDOUT,

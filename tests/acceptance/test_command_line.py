@@ -43,6 +43,8 @@ class Terminal:
         }
         for file in (ORGANISMS / "shop").glob("*.*"):
             (directory / file.name).write_bytes(file.read_bytes())
+        # A module that handlers may have, and that must not be taken for the standard one.
+        (directory / "queue.py").write_text("")
         self._ups: list[Up] = []
 
     def run(
@@ -125,7 +127,8 @@ class Up:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "threadloom", *arguments]
+    # As the installed command is: the folder is not in front of the standard library.
+    return [sys.executable, "-P", "-m", "threadloom", *arguments]
 
 
 @pytest.fixture(scope="module")
