@@ -7,10 +7,12 @@ import logging
 import os
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import celery._state
 import pytest
 from celery import Celery
 
@@ -237,6 +239,14 @@ def charge(amount): ...
 @shared_task
 def refund(amount): ...
 """
+
+
+@pytest.fixture(autouse=True)
+def _shared_tasks_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `shared_task` is every later app's; those of one test's modules end with the test."""
+    kept = set(celery._state._on_app_finalizers)
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", kept)
+    monkeypatch.setattr(celery._state, "_apps", weakref.WeakSet())
 
 
 def test_tasks_of_the_folders_modules_have_their_public_names(write: Write) -> None:
