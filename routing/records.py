@@ -211,7 +211,7 @@ class Frame(Struct, frozen=True, gc=False):
 
 
 class Transition(Struct, frozen=True, gc=False):
-    """Everything one run of a handler changes, committed at once or not at all."""
+    """Everything that one attempt of a handler changes, committed at once or not at all."""
 
     conversation: str
     delivery: str
@@ -236,15 +236,15 @@ class Transition(Struct, frozen=True, gc=False):
     dead_letter: bool = False
 
 
-class Run(Struct, frozen=True, gc=False):
-    """One message's way through a worker: its delivery, and those the worker goes on with.
+class Turn(Struct, frozen=True, gc=False):
+    """All that a worker does for one message: its delivery, and those that it goes on with.
 
-    A commit of a run takes one of the deliveries that it has made ready, begun as by `begin`
-    instead of published: the last one with a `local_s` from above 0 to `within_s`. One that ends
-    the conversation takes nothing.
+    A commit in a turn takes one of the deliveries that it has made ready, and begins it as `begin`
+    does instead of having it published: the first one whose `local_s` is above 0 and at most
+    `within_s`, if it overtakes nothing. A commit that ends the conversation takes nothing.
     """
 
-    #: the delivery that the run began with; its lease goes by this name, whichever it has come to
+    #: the delivery that the turn began with; its lease goes by this name, whichever it has come to
     id: str
     owner: str
     lease_ms: int
@@ -320,12 +320,12 @@ class Committed(Struct, frozen=True, gc=False):
     #: … by this message, unless the injected task itself is what just ran
     resume: Publication | None = None
     adopted: bool = False
-    #: what the run goes on with, if it asked for something and there was something to take
+    #: what the turn goes on with, if it asked for something and there was something to take
     begun: Begun | None = None
 
 
 class Fenced(Struct, frozen=True, gc=False):
-    """Refused: another run has taken the delivery over."""
+    """Refused: another attempt has taken the delivery over."""
 
 
 class Replan(Struct, frozen=True, gc=False):

@@ -22,10 +22,10 @@ from threadloom.routing.records import (
     LogEntry,
     Opening,
     Publication,
-    Run,
     StoredResult,
     Thread,
     Transition,
+    Turn,
     Wait,
 )
 
@@ -88,11 +88,11 @@ class DeliveryStore(Protocol):
         """
 
     def commit(
-        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+        self, transition: Transition, *, turn: Turn | None = None, published: Published = NOTHING
     ) -> CommitResult:
         """Settle a delivery and create all that follows from it.
 
-        `run` may go on with one of those, begun in the same operation: see there, and
+        `turn` may go on with one of those, begun in the same operation: see `Turn` and
         `Committed.begun`.
 
         Fenced when the token is not the newest. Replan when a proposed child thread exists
@@ -110,7 +110,7 @@ class DeliveryStore(Protocol):
     def retry(
         self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
     ) -> tuple[Publication, ...] | None:
-        """End a run that is to be repeated: the delivery falls due in `delay_ms`.
+        """End an attempt that is to be repeated: the delivery falls due in `delay_ms`.
 
         Until then nobody gets it, and its conversation is kept. Returns the messages to publish:
         of branches that need not wait for it. None, and nothing changes, when `attempt` is not
@@ -121,19 +121,19 @@ class DeliveryStore(Protocol):
         """The injector has been told how its conversation ended. Repeating is safe."""
 
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
-        """Extend the leases (conversation, run) that `owner` holds; others are left.
+        """Extend the leases (conversation, turn) that `owner` holds; others are left.
 
-        A run is named by the delivery that it began with; its lease is on the one it has come to.
+        A turn is named by the delivery that it began with; its lease is on the one it has come to.
 
-        It counts as activity: a run may last longer than the retention.
+        It counts as activity: a turn may last longer than the retention.
         """
 
     def abandon(
         self, conversation: str, delivery: str, *, owner: str, reason: str
     ) -> Publication | None:
-        """Give up `owner`'s lease because its run is over without a commit.
+        """Give up `owner`'s lease because its turn is over without a commit.
 
-        `delivery` is the one that the run began with. Returns the message to publish for the next
+        `delivery` is the one that the turn began with. Returns the message to publish for the next
         attempt, or None if it was not leased to `owner` any more. `reason` (`timeout`, `lost`) is
         shown to the next attempt.
         """
@@ -147,7 +147,7 @@ class DeliveryStore(Protocol):
     def kill(self, conversation: str, ending: Ending) -> Publication | None:
         """End a conversation now: nothing of it runs any more. None if it had ended.
 
-        `ending.status` is KILLED: any other lets what is in flight run on. Returns the message
+        `ending.status` is KILLED: any other lets what is in flight go on. Returns the message
         that tells whoever injected it.
         """
 
@@ -177,7 +177,7 @@ class RecoveryStore(Protocol):
         """The message of an unbegun delivery, if it still is one; one caller gets it.
 
         Counts as published anew: nobody else gets it within `older_than_ms`. One that need not
-        run any more is cancelled instead.
+        be run any more is cancelled instead.
         """
 
     def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:

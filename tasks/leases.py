@@ -17,7 +17,7 @@ from celery.worker.request import Request
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.tasks.listener import ListenerTask
-from threadloom.tasks.request import runs_of
+from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class LeaseKeeper:
 
 def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
     """Extend the leases of these deliveries; those that this worker does not hold are left."""
-    leases = [run for request in requests for run in runs_of(request)]
+    leases = [turn for request in requests for turn in turns_of(request)]
     if not leases:
         return
     try:

@@ -1,4 +1,4 @@
-"""The pool's hard time limit for the deliveries that a run goes on with.
+"""The pool's hard time limit for the deliveries that a turn goes on with.
 
 Celery's main process ends a pool process whose task runs past its hard limit. It knows the task
 that it handed over, not the deliveries that the process goes on with, so each process writes

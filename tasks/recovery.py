@@ -31,7 +31,7 @@ from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.overtime import OvertimeBoard
 from threadloom.tasks.publisher import Publisher, now_ms
 from threadloom.tasks.queues import served_queues
-from threadloom.tasks.request import runs_of
+from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import Unacknowledged
 
@@ -219,7 +219,7 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
     rate limit up. Whoever holds them says so again with each sweep; if it is lost, they are
     missed as late as any others.
     """
-    ends = tuple(f"|{delivery}" for request in held for _, delivery in runs_of(request))
+    ends = tuple(f"|{delivery}" for request in held for _, delivery in turns_of(request))
     if not ends:
         return
     for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):

@@ -28,7 +28,7 @@ from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 logger = logging.getLogger(__name__)
 
 
-def runs_of(request: Request) -> list[tuple[str, str]]:
+def turns_of(request: Request) -> list[tuple[str, str]]:
     """The runs that a message may begin: conversation, and the delivery that each begins with."""
     kwargs = request.kwargs or {}
     if TOGETHER in kwargs:
@@ -131,8 +131,8 @@ class DeliveryRequest(Request):
         runtime = runtime_of(self.task.app)
         try:
             given_up = [
-                runtime.backend.abandon(conversation, run, owner=runtime.owner, reason=reason)
-                for conversation, run in runs_of(self)
+                runtime.backend.abandon(conversation, turn, owner=runtime.owner, reason=reason)
+                for conversation, turn in turns_of(self)
             ]
         except RegistryUnavailableError as exc:
             # The lease expires by itself, and the sweep takes the delivery up then.

@@ -30,9 +30,9 @@ from threadloom.tasks.queues import queues_of
 ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
 RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 200.0
 #: seconds to wait for what has to come: only what hangs is ended by it, also on a busy machine
-WAIT_S = 60.0
+WAIT_S = 200.0
 
 #: in place of a broker's URL: the organism is attached to a team's app on its registry's Redis
 ATTACHED = "attached"

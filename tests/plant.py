@@ -54,10 +54,10 @@ class Run:
     #: the delivery that its message is for
     head: str
 
-    def told(self, *, goes_on: bool) -> records.Run:
+    def told(self, *, goes_on: bool) -> records.Turn:
         """As a commit has to know it."""
         within_s = 1_000.0 if goes_on else 0.0
-        return records.Run(self.head, self.owner, self.lease_ms, within_s, lanes=3)
+        return records.Turn(self.head, self.owner, self.lease_ms, within_s, lanes=3)
 
 
 @dataclass
@@ -169,11 +169,11 @@ class Plant:
         return returned if isinstance(returned, Retry) else read_return(returned)
 
     def _commit(
-        self, actions: Actions, frame: Frame, run: records.Run, *, answer_lost: bool
+        self, actions: Actions, frame: Frame, run: records.Turn, *, answer_lost: bool
     ) -> Committed | None:
         while True:
             transition = plan(actions, frame, self.organism, new_id=self.new_id)
-            result = self.backend.commit(transition, run=run)
+            result = self.backend.commit(transition, turn=run)
             if isinstance(result, Fenced):
                 return None
             if isinstance(result, Committed):
@@ -183,8 +183,8 @@ class Plant:
             children = {**frame.children, **result.children}
             frame = replace(frame, deliveries=result.deliveries, children=children)
 
-    def _again(self, before: Committed, transition: Transition, run: records.Run) -> Committed:
-        again = self.backend.commit(transition, run=run)
+    def _again(self, before: Committed, transition: Transition, run: records.Turn) -> Committed:
+        again = self.backend.commit(transition, turn=run)
         assert isinstance(again, Committed)
         assert again.adopted
         assert set(again.publications) <= set(before.publications)

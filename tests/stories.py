@@ -36,7 +36,7 @@ from threadloom.routing.states import ConversationStatus
 
 T = TypeVar("T")
 
-WAIT_S = 60.0
+WAIT_S = 200.0
 SILENT = b"<SystemError/>"
 LONG_MS = 60_000
 DONE = Ending(ConversationStatus.COMPLETED, {"type": "Done", "payload": {"value": 5}})

@@ -27,6 +27,14 @@ class Wire:
         #: of scripts are not counted
         self.commands: Counter[str] = Counter()
 
+    def tasks(self) -> set[str]:
+        """The ids of the tasks that messages were for; each once.
+
+        On a busy machine a worker may have a message in hand for seconds and not begin, so that
+        the sweep takes it for lost and publishes it again.
+        """
+        return {str(json.loads(message)["headers"]["id"]) for message in self.messages}
+
     def sizes(self) -> list[int]:
         """Bytes of each message; how long the sender's process id is does not count."""
         return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]

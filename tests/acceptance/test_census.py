@@ -95,7 +95,7 @@ def test_a_folder_with_broken_files_is_counted_and_nothing_stays_behind(
 ) -> None:
     """The census is complete, the broken files are named, and every process is gone."""
     eventually(lambda: len(of_this_run(folder)) > 2, timeout_s=START_TIMEOUT_S, what="a worker")
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=200)
     assert started.returncode == 0, (out, err)
     assert not err
 
@@ -125,7 +125,7 @@ def test_a_root_that_is_no_folder_is_refused(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "examples.census", "--root", str(folder / "gone")],
         cwd=ROOT, env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 2
     assert "--root" in done.stderr

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, eventually
+from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, WAIT_S, eventually
 from threadloom.service.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.skipif(
@@ -58,7 +58,7 @@ class Terminal:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -123,7 +123,7 @@ class Up:
 
     def ended(self) -> int:
         """Its exit status."""
-        return self.process.wait(30)
+        return self.process.wait(WAIT_S)
 
 
 def command(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, eventually
+from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S, WAIT_S, eventually
 from threadloom.routing.backends import ManagerBackend
 from threadloom.service.embedded_redis import EmbeddedRedis
 
@@ -75,7 +75,7 @@ class Shop:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -123,7 +123,7 @@ def test_an_organism_on_a_manager_lives_and_ends_with_up(shop: Shop) -> None:
     door = shop.door
     processes = psutil.Process(up.pid).children(recursive=True)
     up.send_signal(signal.SIGINT)
-    assert up.wait(30) == 0, shop.log.read_text()
+    assert up.wait(WAIT_S) == 0, shop.log.read_text()
     assert not door.exists()
     assert not [process for process in processes if process.is_running()]
 
@@ -133,5 +133,5 @@ def test_an_organism_on_a_manager_lives_and_ends_with_up(shop: Shop) -> None:
         p for p in psutil.Process(up.pid).children() if "manager_server" in str(p.cmdline())
     ]
     manager.kill()
-    assert up.wait(60) == 1
+    assert up.wait(WAIT_S) == 1
     assert "its manager has ended; stopping" in shop.log.read_text()

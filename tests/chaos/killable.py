@@ -17,7 +17,7 @@ from tests.chaos.hooks import listen
 from tests.chaos.orders import HANDLING, Orders, append_line
 from threadloom import tasks
 from threadloom.routing.records import Delivery
-from threadloom.tasks.request import runs_of
+from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Point
 
 #: the journal: lines of [s since 1970, pid, point, listener, conversation, delivery]
@@ -47,10 +47,10 @@ def killable_app() -> Celery:
             at_hand.clear()
         if delivery is not None:
             at_hand.append(delivery)
-        together = len(runs_of(task.request)) > 1
+        together = len(turns_of(task.request)) > 1
         if together and delivery is not None and delivery.parent is None:
             entries[:] = [delivery]  # one conversation of several that share the message
-        conversation = entries[0].id if together and entries else runs_of(task.request)[0][0]
+        conversation = entries[0].id if together and entries else turns_of(task.request)[0][0]
         # A run goes on with other deliveries than the one that its task is for.
         name, message = (at_hand[0].to, at_hand[0].id) if at_hand else (task.name, task.request.id)
         append_line(journal, [time.time(), os.getpid(), point, name, conversation, message])

@@ -32,7 +32,7 @@ from threadloom.tasks import injection
 from threadloom.tasks.runtime import Point
 
 #: seconds before a test gives up
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 #: seconds between two injections, so that those who are ended are replaced in the meantime
 APART_S = {"process": 0.1, "worker": 0.25}
 

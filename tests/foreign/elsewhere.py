@@ -82,7 +82,7 @@ def client() -> None:
     outcomes = []
     for result in sent:
         try:
-            outcomes.append({"id": result.id, "value": result.get(timeout=60)})
+            outcomes.append({"id": result.id, "value": result.get(timeout=200)})
         except Exception as exc:
             error = [type(exc).__name__, type(exc).__module__, list(exc.args)]
             outcomes.append({"id": result.id, "error": error, "state": result.state})

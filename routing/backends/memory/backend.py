@@ -51,11 +51,11 @@ from threadloom.routing.records import (
     LogEntry,
     Opening,
     Publication,
-    Run,
     Skip,
     StoredResult,
     Thread,
     Transition,
+    Turn,
     Wait,
 )
 from threadloom.routing.states import (
@@ -177,7 +177,7 @@ class MemoryBackend:
 
     @_atomic
     def commit(
-        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+        self, transition: Transition, *, turn: Turn | None = None, published: Published = NOTHING
     ) -> CommitResult:
         self._clear(published)
         state = self._opened(transition.conversation)
@@ -186,7 +186,7 @@ class MemoryBackend:
             return Fenced()
         if stored.state in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
             if stored.state == DeliveryState.SETTLED and stored.attempt == transition.attempt:
-                taken = state.taken_before(stored, run) if run is not None else None
+                taken = state.taken_before(stored, turn) if turn is not None else None
                 return Committed(unpublished(state, transition), adopted=True, begun=taken)
             return Committed(adopted=True)
         if stored.state != DeliveryState.LEASED or stored.attempt != transition.attempt:
@@ -205,12 +205,12 @@ class MemoryBackend:
         else:
             state.close_inside(stored, depth)
             state.note(LogEvent.LATE, stored.row.id)
-        state.free_lane(stored, run.lanes if run is not None else 0)
+        state.free_lane(stored, turn.lanes if turn is not None else 0)
         state.landed()
         ends = state.is_final and not ended_before
-        begun = state.take(run) if run is not None and not ends else None
-        if run is not None and begun is None:
-            state.runs.pop(run.id, None)
+        begun = state.take(turn) if turn is not None and not ends else None
+        if turn is not None and begun is None:
+            state.turns.pop(turn.id, None)
         state.touch(self._ttl_ms)
         if not ends:
             return Committed(state.publications(), begun=begun)
@@ -580,11 +580,11 @@ class MemoryBackend:
         return state, state.deliveries.get(delivery) if state else None
 
     def _run(
-        self, conversation: str, run: str
+        self, conversation: str, turn: str
     ) -> tuple[ConversationState | None, StoredDelivery | None]:
-        """The delivery that a run has come to; it is named by the one that it began with."""
+        """The delivery that a turn has come to; it is named by the one that it began with."""
         state = self._opened(conversation)
-        return state, state.deliveries.get(state.runs.get(run, run)) if state else None
+        return state, state.deliveries.get(state.turns.get(turn, turn)) if state else None
 
     def _new_state(self, conversation: str) -> ConversationState:
         self._forget(conversation)

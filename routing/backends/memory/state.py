@@ -26,10 +26,10 @@ from threadloom.routing.records import (
     Publication,
     Refill,
     Release,
-    Run,
     Skip,
     StoredResult,
     Thread,
+    Turn,
     Wait,
 )
 from threadloom.routing.states import (
@@ -145,8 +145,8 @@ class ConversationState:
         self.threads: dict[str, Thread] = {}
         self.children: dict[str, dict[str, str]] = {}
         self.joins: dict[str, StoredJoin] = {}
-        #: the delivery that a run has come to, by the one that it began with
-        self.runs: dict[str, str] = {}
+        #: the delivery that a turn has come to, by the one that it began with
+        self.turns: dict[str, str] = {}
         #: stored lists, each with its items by index
         self.items: dict[str, dict[int, bytes]] = {}
         #: the open joins by kind and label
@@ -536,25 +536,25 @@ class ConversationState:
             DeliveryState.SENT,
         )
 
-    def take(self, run: Run) -> Begun | None:
-        """What a run goes on with, of what is ready now."""
+    def take(self, turn: Turn) -> Begun | None:
+        """What a turn goes on with, of what is ready now."""
         first_is_queued = False
         for position, row in enumerate(self.publish):
             stored, is_new = self.deliveries[row.id], not row.held
             overtakes = is_new and (first_is_queued or self.follows_a_queued_one(row))
-            if 0 < row.local_s <= run.within_s and not overtakes and self.moot(stored) is None:
+            if 0 < row.local_s <= turn.within_s and not overtakes and self.moot(stored) is None:
                 if row.thread not in self.threads:
                     return None
                 del self.publish[position]
-                self.runs[run.id] = row.id
-                return self.grant(stored, stored.reason, owner=run.owner, lease_ms=run.lease_ms)
+                self.turns[turn.id] = row.id
+                return self.grant(stored, stored.reason, owner=turn.owner, lease_ms=turn.lease_ms)
             first_is_queued = first_is_queued or is_new
         return None
 
-    def taken_before(self, settled: StoredDelivery, run: Run) -> Begun | None:
+    def taken_before(self, settled: StoredDelivery, turn: Turn) -> Begun | None:
         """What an earlier copy of a commit took, if its answer was lost."""
-        stored = self.deliveries[self.runs.get(run.id, settled.row.id)]
-        if stored is settled or (stored.state, stored.owner) != (DeliveryState.LEASED, run.owner):
+        stored = self.deliveries[self.turns.get(turn.id, settled.row.id)]
+        if stored is settled or (stored.state, stored.owner) != (DeliveryState.LEASED, turn.owner):
             return None
         return self.told(stored, stored.reason)
 

@@ -19,8 +19,8 @@ from threadloom.routing.records import (
     Join,
     Publication,
     Replan,
-    Run,
     Transition,
+    Turn,
 )
 from threadloom.routing.states import Abandonment
 
@@ -30,7 +30,7 @@ _FIRST_ROW = 4
 _ALWAYS = ("delivery", "attempt", "created")
 
 
-def commit_args(transition: Transition, run: Run | None) -> list[str | bytes]:
+def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
     """The arguments of `commit.lua` behind the conversation and the grace."""
     later = [(r, r.then_delivery) for r in transition.results if r.then_delivery is not None]
     created = [*transition.deliveries, *(delivery for _, delivery in later)]
@@ -54,7 +54,7 @@ def commit_args(transition: Transition, run: Run | None) -> list[str | bytes]:
         "silent": transition.silent_branch.decode(),
         "note": transition.note,
         "dead_letter": transition.dead_letter,
-        "turn": run,
+        "turn": turn,
     }
     said = {name: value for name, value in header.items() if value or name in _ALWAYS}
     args: list[str | bytes] = [codec.dump(said)]

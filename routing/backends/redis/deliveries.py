@@ -33,9 +33,9 @@ from threadloom.routing.records import (
     Opening,
     Publication,
     Release,
-    Run,
     Skip,
     Transition,
+    Turn,
 )
 from threadloom.routing.states import SkipReason
 from threadloom.routing.store import NOTHING, Published
@@ -138,9 +138,9 @@ class Deliveries(RegistryConnection):
 
     @at_the_edge
     def commit(
-        self, transition: Transition, *, run: Run | None = None, published: Published = NOTHING
+        self, transition: Transition, *, turn: Turn | None = None, published: Published = NOTHING
     ) -> CommitResult:
-        args = commit_args(transition, run)
+        args = commit_args(transition, turn)
         reply = self._run_after(published, "commit", transition.conversation, *args)
         return commit_result(transition, reply)
 
