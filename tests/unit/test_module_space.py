@@ -448,7 +448,7 @@ def test_another_file_of_the_same_name_is_not_shared(
 ) -> None:
     """The name alone says nothing: what counts is the file."""
     project({"space_same.py": "WHOSE = 'the process'\n"})
-    importlib.import_module("space_same")
+    assert importlib.import_module("space_same").WHOSE == "the process"
     other = opened({"space_same.py": "WHOSE = 'the other'\n"}, folder="other")
     assert other.import_module("space_same").WHOSE == "the other"
     assert other.loaded("space_same") is not sys.modules["space_same"]
