@@ -1,4 +1,4 @@
-"""organism.yaml: its models, how it is read, and the errors of the whole project."""
+"""The models and the loader of organism.yaml, and the errors of the whole project."""
 
 from threadloom.config.errors import (
     BrokerUnavailableError,

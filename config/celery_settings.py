@@ -1,8 +1,8 @@
-"""The Celery settings an organism runs with, and why each is what it is.
+"""The Celery settings an organism runs with, and the reason for each value.
 
-The file's `celery` section wins over these. What delivery stands on is not among them: late
-acknowledgement, rejection on loss, time limits and the serializer are set on the listeners'
-tasks (`tasks.listener`), so that other tasks of the same app behave as Celery documents them.
+The file's `celery` section overrides these. The settings that delivery depends on are not among
+them: late acknowledgement, rejection on loss, time limits and the serializer are set on the
+listeners' tasks (`tasks.listener`), so that other tasks of the same app behave as Celery documents.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.models import OrganismConfig
 
-#: how Celery's URLs call RabbitMQ
+#: the URL schemes under which Celery reaches RabbitMQ
 _AMQP_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq")
 
-#: what an organism file may not change
+#: settings that an organism file may not change
 FIXED: Mapping[str, Any] = {
-    # Tasks run in workers, whatever a test setting says: eager mode has no broker to lose.
+    # In eager mode a task runs in the sender's process, without a broker: nothing would be durable.
     "task_always_eager": False,
 }
 
@@ -27,61 +27,62 @@ FIXED: Mapping[str, Any] = {
 HIGHEST_PRIORITY = 9
 
 DEFAULTS: Mapping[str, Any] = {
-    # As many messages as processes, those that run included, since they are acknowledged late: a
-    # long handler must not sit on messages that another worker has a free process for.
+    # A worker holds as many unacknowledged messages as it has processes. With a higher prefetch,
+    # messages would wait behind a long handler while another worker has a free process.
     "worker_prefetch_multiplier": 1,
-    # Flower draws its picture from these events. The one about sending would cost another round
-    # trip per message, and Flower shows nothing from it that the others lack.
+    # Flower needs these events. `task_send_sent_event` stays off: it would cost another round trip
+    # per message, and Flower shows nothing from it that the other events lack.
     "worker_send_task_events": True,
     # A worker may be started before its broker, and outlives a broker's restart.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
-    # Nor does a broker that refuses something end it: RabbitMQ closes the channel of a worker that
-    # has not acknowledged for 30 minutes (`consumer_timeout`), which a long handler may take, and
-    # a Redis may be out of memory or a replica for a while.
+    # A worker also outlives a channel error. RabbitMQ closes the channel of a worker that has not
+    # acknowledged a message for 30 minutes (`consumer_timeout`), which a long handler may exceed,
+    # and a Redis may be out of memory or be a replica for a while.
     "broker_channel_error_retry": True,
-    # Handlers that run when a connection breaks go on: their commit does not need the broker.
+    # Handlers keep running when the connection breaks: their commit does not need the broker.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
-    # Only the injected task has a result, and whoever injected it reads it within a day.
+    # Seconds. Only the injected task has a result, and its sender reads it within a day.
     "result_expires": 86_400,
-    # A publisher gives up within seconds, whether it is a worker or somebody's web request: what
-    # it has not published stays in the outbox, and the sweep publishes it.
+    # Seconds. A publisher (a worker or a web request) gives up soon: a message that was not
+    # published stays in the outbox, and the sweep publishes it.
     "broker_connection_timeout": 2.0,
-    # Results lie on Redis whatever the broker is. Celery's 120 s would keep a process that long
-    # at a server that is silent; the result is then stored once more, on a new connection.
+    # Seconds. Results are stored on Redis with either broker. With Celery's default of 120 s, a
+    # silent server would block a process that long. After a timeout the result is stored once
+    # more, on a new connection.
     "redis_socket_timeout": 5.0,
     "redis_socket_connect_timeout": 5.0,
     "redis_retry_on_timeout": True,
 }
 
-#: seconds until a broker that is connected and says nothing is taken for lost
+#: seconds of silence after which a connected broker counts as lost
 _SILENCE_S = 5
 
 ON_REDIS: Mapping[str, Any] = {
-    # redis-py replaces a connection that has broken by itself.
+    # redis-py itself replaces a broken connection.
     "task_publish_retry_policy": {"max_retries": 0},
     "broker_transport_options": {
-        # Without these a publisher waits for ever for a server whose machine is gone …
+        # Without these, a publisher waits forever for a server whose machine is gone.
         "socket_timeout": _SILENCE_S,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        # … and a worker's pending BRPOP (1 s) is found overdue within 1 + 2 * 5 s, not 51.
+        # A worker finds its pending BRPOP (1 s) overdue within 1 + 2 * 5 s instead of 51 s.
         "health_check_interval": 5,
     },
 }
 
 ON_RABBITMQ: Mapping[str, Any] = {
-    # Seconds. A worker's connections that were silent for twice as long are opened anew, and
-    # RabbitMQ does the same on its side. It advises against less: a busy machine is not a dead one.
+    # Seconds. A worker reopens a connection that was silent for twice as long, and RabbitMQ closes
+    # it on its side. RabbitMQ advises against less: a busy machine would count as dead.
     "broker_heartbeat": 5,
-    # Once, at once, on a new connection: the one at hand may have broken since it was last used.
+    # One immediate retry on a new connection: the pooled one may have broken since its last use.
     "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0},
     "broker_transport_options": {
-        # AMQP says nothing to a publisher: a message for a connection that just broke, or one that
-        # the broker refuses, would count as published, and its outbox would be cleared.
+        # Without confirms, AMQP reports nothing to a publisher: a message sent on a connection that
+        # just broke, or refused by the broker, would count as published and leave the outbox.
         "confirm_publish": True,
-        # Only a worker's own connections have heartbeats. A publisher that waits for a
-        # confirmation, for ever when the broker's memory or disk alarm is on, gives up.
+        # Only a worker's own connections have heartbeats. Without a timeout, a publisher would wait
+        # forever for a confirmation while the broker's memory or disk alarm is on.
         "read_timeout": _SILENCE_S,
         "write_timeout": _SILENCE_S,
     },
@@ -92,8 +93,8 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
     """Return the settings for `app.conf`.
 
     `redis_url` is the Redis of the environment (`THREADLOOM_REDIS_URL`); the file's
-    `backend.redis_url` and `celery.broker_url` win over it. Raises ConfigurationError when no
-    broker is named anywhere, or when the file changes a setting that delivery stands on.
+    `backend.redis_url` and `celery.broker_url` override it. Raises ConfigurationError when no
+    broker is named anywhere, or when the file changes a setting that delivery depends on.
     """
     given = config.organism.celery.to_dict()
     problems = setting_faults(given)
@@ -120,7 +121,7 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
 
 
 def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the settings that no organism can run with, each with what to do about it."""
+    """Return (name, remedy) for each setting whose value no organism can run with."""
     faults = [
         (name, f"has to stay {value!r}; remove it")
         for name, value in FIXED.items()
@@ -135,10 +136,10 @@ def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mapping[str, Any]:
-    """What the kind of broker asks for."""
+    """Return the settings for the kind of broker at `url`."""
     if not is_rabbitmq(url):
-        # Lists of our own of what is unacknowledged: in shared ones the workers of another app
-        # would hand our messages out again after a visibility timeout of theirs.
+        # The organism keeps its unacknowledged messages under keys of its own. Under shared keys,
+        # another app's workers would redeliver our messages after their visibility timeout.
         section = config.organism
         prefix = f"{section.backend.redis_prefix}{section.name}:unacked"
         own = {
@@ -160,7 +161,7 @@ def is_rabbitmq(url: str | Sequence[str]) -> bool:
 def registry_url(
     config: OrganismConfig, *, redis_url: str | None, required: bool = True
 ) -> str | None:
-    """The Redis URL of the registry, in redis-py's form; the file wins over the environment."""
+    """Return the registry's Redis URL in redis-py's form; the file overrides the environment."""
     url = config.organism.backend.redis_url or redis_url
     if url is None and required:
         raise ConfigurationError(
@@ -177,7 +178,7 @@ def registry_url(
 
 
 def celery_url(redis_url: str) -> str:
-    """The same Redis as Celery and kombu write it: they have a form of their own for sockets."""
+    """Return a redis-py URL in the form of Celery and kombu, which differs for Unix sockets."""
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
         return redis_url
@@ -186,9 +187,9 @@ def celery_url(redis_url: str) -> str:
 
 
 def registry_url_of(settings: Mapping[str, Any]) -> str | None:
-    """The Redis of an app's own settings, in redis-py's form: its broker, else its results.
+    """Return the Redis URL that an app uses as broker, else as result backend; redis-py's form.
 
-    None if neither is a single Redis server.
+    None if neither of the two is a single Redis server.
     """
     for name in ("broker_url", "result_backend"):
         url = settings.get(name)

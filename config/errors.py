@@ -1,11 +1,11 @@
-"""The error tree of Threadloom: one root, and an answer to "retry or give up?".
+"""The error tree of Threadloom; the class of an error tells whether a retry can help.
 
     ThreadloomError
-    ├── TransientError              the same call may succeed later; nothing was lost
+    ├── TransientError              the same call may succeed later; nothing is lost
     │   ├── RegistryUnavailableError
     │   └── BrokerUnavailableError
-    └── PermanentError              the same call never will
-        └── ConfigurationError      … and the ones `routing.errors` adds
+    └── PermanentError              the same call will fail again
+        └── ConfigurationError      (`routing.errors` adds more classes)
 
 Celery's result backend stores `exc.args` and rebuilds `cls(*args)`, so every class passes
 its fields positionally to `super().__init__` and formats them in `__str__`; a test sends
@@ -19,12 +19,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: a key that needs no quotes in a place
+#: a key that needs no quotes in a path such as `listeners[2].peers`
 _PLAIN_KEY = re.compile(r"[\w-]+")
 
 
 class ThreadloomError(Exception):
-    """Root of every error this project raises on purpose."""
+    """The base class of every error that this project raises on purpose."""
 
 
 class TransientError(ThreadloomError):
@@ -32,21 +32,21 @@ class TransientError(ThreadloomError):
 
 
 class PermanentError(ThreadloomError):
-    """The same call will fail again until somebody changes something."""
+    """The same call will fail again until its input or the configuration is changed."""
 
 
 class RegistryUnavailableError(TransientError):
-    """The registry did not answer: the operation may or may not have happened; repeat it."""
+    """The registry did not answer: it may or may not have done the operation; repeat it."""
 
 
 class BrokerUnavailableError(TransientError):
-    """The broker did not take a message; it stays in the outbox and is published later."""
+    """The broker did not accept a message, which stays in the outbox and is published later."""
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a configuration, and where."""
+    """One fault of a configuration and its place in the file."""
 
-    #: where it stands, e.g. `listeners[2].peers[0]`; empty for the file as a whole
+    #: place of the fault, e.g. `listeners[2].peers[0]`; empty for the file as a whole
     path: str
     #: what is wrong and what to do about it
     message: str
@@ -56,8 +56,9 @@ class Problem(NamedTuple):
 
 
 def place(*parts: str | int) -> str:
-    """Return where something stands in a file: `place("listeners", 2, "peers", 0)` is
-    `listeners[2].peers[0]`. Keys that would read like two are quoted: `task_routes["a.b"]`.
+    """Return a path within a file: `place("listeners", 2, "peers", 0)` is `listeners[2].peers[0]`.
+
+    A key with a dot or another special character is quoted: `task_routes["a.b"]`.
     """
     text = ""
     for part in parts:
@@ -71,7 +72,7 @@ def place(*parts: str | int) -> str:
 
 
 class ConfigurationError(PermanentError):
-    """An organism that cannot start; `problems` lists every reason at once."""
+    """The organism cannot start; `problems` lists every reason at once."""
 
     def __init__(self, source: str, problems: Sequence[tuple[str, str]]) -> None:
         super().__init__(source, [tuple(p) for p in problems])

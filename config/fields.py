@@ -1,7 +1,7 @@
-"""What single values of the organism file must look like: names, numbers, rates, URLs.
+"""Checks of single values of the organism file: names, numbers, rates, URLs.
 
-Each check takes a value and returns it, or raises ValueError with a text for whoever wrote the
-file. Texts are passed on as they are, so that an EnvironmentText stays one.
+Each check returns its value or raises ValueError with a message for the author of the file. A
+string is returned as the same object, so that an EnvironmentText remains an EnvironmentText.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from threadloom.config.dotted import dotted_fault
 from threadloom.config.secrets import described
 
-#: names that mean somebody else in a call chain
+#: names with a fixed meaning in a call chain, which no listener may bear
 _TAKEN_NAMES = frozenset({"console", "external", "system"})
 _TAKEN_PREFIXES = ("celery.", "system.")
 _RATE = re.compile(r"(?P<count>\d+(\.\d+)?)(/[smh])?", re.ASCII)
@@ -23,7 +23,7 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 def text(value: object) -> str:
-    """Return `value` if it is text; otherwise say how YAML came to read something else."""
+    """Return `value` if it is text; the error says as which type YAML has read it."""
     if isinstance(value, str):
         return value
     match value:
@@ -41,7 +41,7 @@ def text(value: object) -> str:
 
 
 def label(value: str) -> str:
-    """A text without blanks and invisible characters: names, queues, prefixes."""
+    """Return a name, queue or prefix; it must hold no blanks and no invisible characters."""
     if not value:
         raise ValueError("must not be empty")
     if not value.isprintable() or " " in value:
@@ -50,7 +50,7 @@ def label(value: str) -> str:
 
 
 def listener_name(value: str) -> str:
-    """A name that can stand in XML and in a call chain, and that nobody else has."""
+    """Return a name that needs no escaping in XML and is not reserved."""
     label(value)
     if found := sorted(set(value) & set("<>&")):
         raise ValueError(f"{described(value)} holds {found[0]!r}, which XML would have to escape")
@@ -65,7 +65,7 @@ def listener_name(value: str) -> str:
 
 
 def organism_name(value: str) -> str:
-    """A listener's kind of name, which moreover is one part of every Redis key."""
+    """Return a name that is valid for a listener and also as a part of every Redis key."""
     listener_name(value)
     if found := sorted(set(value) & set("{}:")):
         raise ValueError(f"{described(value)} holds {found[0]!r}, which parts Redis keys")
@@ -73,7 +73,7 @@ def organism_name(value: str) -> str:
 
 
 def key_prefix(value: str) -> str:
-    """A prefix of Redis keys; braces would override the hash tag of each conversation."""
+    """Return a prefix of Redis keys; braces would override the hash tag of each conversation."""
     label(value)
     if set(value) & set("{}"):
         raise ValueError("must not hold '{' or '}': they decide the Redis Cluster slot")
@@ -81,21 +81,21 @@ def key_prefix(value: str) -> str:
 
 
 def filled(value: str) -> str:
-    """A text that says something."""
+    """Return a text that is not blank."""
     if not value.strip():
         raise ValueError("must not be blank")
     return value
 
 
 def dotted(value: str) -> str:
-    """A dotted path; whether it can be imported is another question."""
+    """Return a well-formed dotted path; the loader finds out whether it can be imported."""
     if fault := dotted_fault(value):
         raise ValueError(fault)
     return value
 
 
 def redis_url(value: str) -> str:
-    """A URL that redis-py takes. No error shows the URL's parts: any may be the password."""
+    """Return a URL that redis-py accepts. No error quotes it: any part may be the password."""
     if not value.isprintable() or " " in value:
         raise ValueError("must not hold blanks or invisible characters")
     try:
@@ -112,7 +112,7 @@ def redis_url(value: str) -> str:
 
 
 def rate_limit(value: object) -> str:
-    """Celery's form of a rate: `10/s`, `100/m`, `5/h`, or a number per second."""
+    """Return a rate in Celery's form: `10/s`, `100/m`, `5/h`, or a number per second."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not (found := _RATE.fullmatch(value)):
@@ -123,7 +123,7 @@ def rate_limit(value: object) -> str:
 
 
 def flag(value: object) -> bool:
-    """True or false; also as text, since that is what the environment gives."""
+    """Return a boolean; the texts `true` and `false` count, since the environment holds text."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -132,7 +132,7 @@ def flag(value: object) -> bool:
 
 
 def number(value: object) -> object:
-    """Anything but a boolean, which Python counts among the numbers."""
+    """Return any value except a boolean (an int in Python) and a float that is not finite."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {described(value)}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -141,12 +141,12 @@ def number(value: object) -> object:
 
 
 def one_or_many(value: object) -> object:
-    """One dotted path stands for a list of it."""
+    """Return a tuple of one for a single dotted path, and any other value as it is."""
     return (value,) if isinstance(value, str) else value
 
 
 def handler_fault(handler: object) -> str | None:
-    """Return why this object cannot be a handler, or None."""
+    """Return the reason why this object cannot be a handler, or None."""
     if isinstance(handler, type):
         return "is a class; a handler is a function of (payload, metadata)"
     if not callable(handler):
@@ -156,7 +156,7 @@ def handler_fault(handler: object) -> str | None:
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return None  # written in C without a signature: the first call will tell
+        return None  # written in C without a signature: a fault appears at the first call
     try:
         signature.bind(None, None)
     except TypeError:

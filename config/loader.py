@@ -1,13 +1,13 @@
-"""The organism file, read once: its models, and everything that is wrong with it.
+"""The loader of the organism file: reads it once into models and lists all its problems.
 
-`read` gives both, so that `routing` can add what it finds; `load` gives a configuration that
-holds or raises one ConfigurationError that lists every problem. Listeners are judged one by
-one, so that no mistake hides another. Reading imports the payload classes and handlers: each
-reading loads the modules of the file's own folder anew, in a space of their own
-(`config.module_space`). It is the folder of the file itself, also where `path` is a link to it,
-as it is with a script that Python runs.
+`read` returns both the configuration and its problems, so that `routing` can add problems of its
+own. `load` returns a valid configuration or raises one ConfigurationError that lists every
+problem. Listeners are checked one by one, so that no mistake hides another. Reading imports the
+payload classes and handlers: each reading loads the modules of the file's folder anew, into a
+module space of its own (`config.module_space`). If `path` is a link, the folder of the file that
+it points to counts, as with a script that Python runs.
 
-Whether a class is a `@payload`, and whether replies fit, is for `routing` to say.
+`routing` checks whether a class is a `@payload` and whether the declared replies fit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from threadloom.config.translation import problem_of, unknown_key
 from threadloom.config.yaml_text import parse
 
 _SECTIONS = ("organism", "listeners")
-#: what stands in a best-effort configuration for a value that had a problem
+#: stands for a faulty name or description in a best-effort configuration
 _UNNAMED = "unnamed"
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -56,7 +56,7 @@ def load_mapping(
     environ: Mapping[str, str] | None = None,
     known_system_names: Collection[str] = (),
 ) -> OrganismConfig:
-    """As `load`, for what such a file contains; errors call it `source`."""
+    """Like `load`, for the parsed content of such a file; errors name it `source`."""
     found = read_mapping(
         data, source=source, environ=environ, known_system_names=known_system_names
     )
@@ -69,15 +69,16 @@ def read(
     environ: Mapping[str, str] | None = None,
     known_system_names: Collection[str] = (),
 ) -> tuple[OrganismConfig, tuple[Problem, ...]]:
-    """Return what the file at `path` says, as far as it can be told, and all its problems.
+    """Return the configuration in the file at `path`, as far as it is usable, and all problems.
 
-    With problems, the configuration is good for finding further ones and for nothing else:
-    faulty values have their defaults, a name or description is `unnamed`, and listeners
-    without a usable `payload_class` or `handler` are left out; `position` stays the index in
-    the file. Nothing is raised for a file that is missing or damaged: that too is a problem.
+    A configuration with problems serves only to find further problems: faulty values have their
+    defaults, a faulty name or description is `unnamed`, and listeners without a usable
+    `payload_class` or `handler` are left out; `position` remains the index in the file. A file
+    that is missing or damaged raises nothing: it is reported as a problem.
 
     Args: `environ` fills in `${NAME}`, by default the process's environment;
-    `known_system_names` are the listeners that peers may name though the file has none of them.
+    `known_system_names` are listeners that `peers` may name although the file does not declare
+    them.
     """
     source = str(path)
     try:
@@ -102,9 +103,9 @@ def read_mapping(
     environ: Mapping[str, str] | None = None,
     known_system_names: Collection[str] = (),
 ) -> tuple[OrganismConfig, tuple[Problem, ...]]:
-    """As `read`, for what such a file contains; `source` is only its name for people.
+    """Like `read`, for the parsed content of such a file; `source` is only its name for people.
 
-    There is no folder, so that dotted paths mean what they mean everywhere in this process.
+    There is no folder: dotted paths are imported from this process's ordinary `sys.path`.
     """
     return _read(data, source, environ, known_system_names, Importer())
 
@@ -127,7 +128,7 @@ def _read(
 
 
 def _label(data: object) -> str:
-    """The organism's name as far as there is one, to make the names of modules readable."""
+    """Return the organism's name, or "" if it has none, to make the names of modules readable."""
     section = data.get("organism") if isinstance(data, dict) else None
     return str(section.get("name", "")) if isinstance(section, dict) else ""
 
@@ -221,10 +222,10 @@ class _Reading:
         try:
             return model.model_validate(rest)
         except ValidationError:
-            return None  # what is missing now has no stand-in, and is in the report
+            return None  # a required value is missing; the report has it already
 
     def _first_positions(self, entries: list[Any]) -> dict[str, int]:
-        """Names to where they stand first; faulty listeners count, so that peers find them."""
+        """Map each name to its first index; faulty listeners count, so that peers find them."""
         positions: dict[str, int] = {}
         for position, entry in enumerate(entries):
             if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
@@ -270,7 +271,7 @@ class _Reading:
                 self._report.add(here, f"{described(path)} stands here twice")
 
     def _imported(self, path: object, at: Place) -> tuple[object] | None:
-        """Return the object in a tuple, since it may be None itself, or None after a problem."""
+        """Return the object in a tuple (the object may be None), or None after a problem."""
         if not isinstance(path, str) or dotted_fault(path):
             return None  # the model has reported it
         try:

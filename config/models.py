@@ -1,9 +1,9 @@
-"""The organism file as frozen models, one per section; what each key means stands here.
+"""The organism file as frozen models, one per section, with the meaning of each key.
 
-Every key is one that something carries out. The models check single values (`config.fields`);
-what needs the whole file, an import or the environment is `config.loader`'s.
+A key is accepted only if the code acts on it. The models check single values (`config.fields`);
+`config.loader` makes the checks that need the whole file, an import or the environment.
 
-`repr` and `str` of every model mask secrets, and `sanitized` gives the same as JSON-able data.
+`repr` and `str` of every model mask secrets, and `sanitized` returns the same as JSON-able data.
 Attributes hold the plain values, and so does pydantic's own `model_dump`: it is not for display.
 """
 
@@ -48,7 +48,7 @@ DottedPaths = Annotated[tuple[DottedPath, ...], BeforeValidator(fields.one_or_ma
 
 
 class _Section(BaseModel):
-    """What all sections share: frozen, no unknown keys, equal by their keys alone, masked."""
+    """Base of all sections: frozen, rejects unknown keys, compares by its keys, masks secrets."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
@@ -57,8 +57,8 @@ class _Section(BaseModel):
     def sanitized(self) -> dict[str, Any]:
         """Return the section as JSON-able data with its secrets masked, for people to see.
 
-        What came from `${NAME}` is `${NAME}` again; passwords of URLs and everything under a
-        key like `password`, `secret` or `token` are `***`.
+        A value that came from `${NAME}` is shown as `${NAME}`; passwords in URLs and every value
+        under a key like `password`, `secret` or `token` are `***`.
         """
         return {name: _shown(value, name) for name, value in self}
 
@@ -85,16 +85,16 @@ def _shown(value: object, key: str) -> Any:
 
 
 class BackendConfig(_Section):
-    """Where threads, deliveries and context live."""
+    """The store of threads, deliveries and context."""
 
-    #: `memory` serves one process and ends with it; `manager` the processes of one machine, and
-    #: ends with `threadloom up`
+    #: `memory` serves one process and ends with it; `manager` serves the processes of one machine
+    #: and ends with `threadloom up`
     type: Literal["redis", "manager", "memory"] = "redis"
-    #: absent: the one that the process was given (`THREADLOOM_REDIS_URL`, or the embedded one)
+    #: None: the Redis that the process was given (`THREADLOOM_REDIS_URL`, or the embedded one)
     redis_url: Annotated[Text, AfterValidator(fields.redis_url)] | None = None
-    #: begins every key, followed by the organism's name
+    #: every key begins with this prefix, followed by the organism's name
     redis_prefix: Annotated[Text, AfterValidator(fields.key_prefix)] = "tl:"
-    #: seconds that a conversation's rows stay after its last activity
+    #: retention: seconds that a conversation's rows are kept after its last activity
     redis_ttl: Count = 86_400
 
 
@@ -102,54 +102,54 @@ class OrganismSection(_Section):
     """The deployment as a whole."""
 
     name: Annotated[Text, AfterValidator(fields.organism_name)]
-    #: the queue of every listener that names none; None: named like the organism
+    #: the queue of every listener without a queue of its own; None: named like the organism
     queue: Label | None = None
-    #: the longest call chain
+    #: most names in one call chain
     max_depth: Count = 50
-    #: deliveries in one conversation, which ends a loop that would never end
+    #: most deliveries in one conversation; the limit ends an endless loop of calls
     max_deliveries: Count = 10_000
-    #: bytes of one payload's XML
+    #: most bytes of one payload's XML
     max_payload_bytes: Count = 1_048_576
     #: `depth-first` gives deeper deliveries a higher Celery priority
     thread_scheduling: Literal["breadth-first", "depth-first"] = "breadth-first"
-    #: ms for which a worker goes on with what follows from a message, without queueing it, before
-    #: others have their turn; 0: every message is queued
+    #: ms (the slice) for which a worker itself performs the deliveries that follow from a message,
+    #: without queueing them, before it takes other messages; 0: every delivery is queued
     local_slice_ms: CountOrNone = 50
     backend: BackendConfig = BackendConfig()
-    #: Celery's own settings, under Celery's names; `to_dict()` gives them to it
+    #: Celery's own settings, under Celery's names; `to_dict()` returns them for `app.conf`
     celery: Annotated[Settings, PlainValidator(_settings), PlainSerializer(Settings.to_dict)] = (
         Settings()
     )
 
 
 class ListenerConfig(_Section):
-    """One named handler and its contract. Dotted paths are not imported yet."""
+    """One listener: a named handler and its contract. Dotted paths are not imported here."""
 
     name: Annotated[Text, AfterValidator(fields.listener_name)]
-    #: dotted paths of the payload classes it takes; the file may give one or a list
+    #: dotted paths of the payload classes that it accepts; the file may give one or a list
     payload_class: Annotated[DottedPaths, Field(min_length=1)]
-    #: dotted path of its function
+    #: dotted path of the handler function
     handler: DottedPath
-    #: what it does, for agents that may call it
+    #: what the listener does, for agents that may call it
     description: FilledText
-    #: whether it is told its own name and how to call its peers
+    #: whether the handler is told the listener's name and how to call its peers
     agent: Flag = False
-    #: whom it may call; None: anybody; empty: nobody
+    #: names of the listeners that it may call; None: every listener; empty: none
     peers: tuple[Text, ...] | None = None
-    #: seconds that one run of the handler may take
+    #: most seconds of one attempt (one execution of the handler)
     timeout_seconds: PositiveSeconds = 30.0
-    #: dotted paths of the classes it answers with; empty: not declared
+    #: dotted paths of the payload classes that it replies with; empty: not declared
     replies: DottedPaths = ()
     #: None: the organism's queue
     queue: Label | None = None
-    #: in Celery's form, such as `10/s`
+    #: in Celery's form, such as `10/s`; None: no limit
     rate_limit: Annotated[str, PlainValidator(fields.rate_limit)] | None = None
-    #: whether a worker that has a message for it in hand may run it at once; false: it is queued.
-    #: One with a queue or a rate limit of its own is always queued
+    #: whether the worker that decided a delivery for this listener may perform it at once; false:
+    #: the delivery is queued. A listener with its own queue or rate limit is always queued
     local: Flag = True
-    #: runs after the first one failed in a way that may pass
+    #: attempts after the first one failed with a transient error
     max_retries: CountOrNone = 3
-    #: seconds before the first of them; it doubles with each
+    #: seconds before the first retry; the backoff doubles with each retry
     retry_backoff: Seconds = 1.0
     #: an agent's instructions
     prompt: Text = ""
@@ -165,7 +165,7 @@ class ListenerConfig(_Section):
 
 
 class OrganismConfig(_Section):
-    """A whole organism file."""
+    """The content of a whole organism file."""
 
     organism: OrganismSection
     listeners: tuple[ListenerConfig, ...]
@@ -175,10 +175,10 @@ class OrganismConfig(_Section):
 
     @property
     def source(self) -> str:
-        """Where it was read: the file's path, or the name that a mapping was given."""
+        """The path of the file that was read, or the name that a mapping was given."""
         return self._source
 
     @property
     def importer(self) -> Importer:
-        """What resolves its dotted paths, in the modules that were loaded for this reading."""
+        """The importer of its dotted paths, over the modules that were loaded for this reading."""
         return self._importer

@@ -1,9 +1,9 @@
-"""Values from the environment, and what people may see of a configuration.
+"""Values from the environment, and the masking of secrets in a configuration.
 
-`expand` replaces `${NAME}` in the texts of a file; `shown` gives any value as it may appear in
-a repr, a log, the API or an error. Masking errs towards too much: a text that merely looks like
-a URL with a password loses more than its password. Numbers are never masked, because no number
-of a model is a secret.
+`expand` replaces `${NAME}` in the texts of a file; `shown` returns any value in the form that may
+appear in a repr, a log, the API or an error. Masking rather hides too much: a text that merely
+looks like a URL with a password loses more than its password. Numbers are never masked, because
+no number of a model is a secret.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _REFERENCE = re.compile(
 class EnvironmentText(str):
     """A text in which `${NAME}` was replaced.
 
-    To code it is the plain value: comparing, formatting and encoding see what the environment
-    holds. Its repr is the text as the file has it, so that printing a structure leaks nothing.
+    Code sees the plain value: comparing, formatting and encoding use what the environment holds.
+    Its repr is the text as written in the file, so that printing a structure leaks nothing.
     """
 
     #: the text of the file, without defaults: `redis://:${REDIS_PASSWORD}@cache`
@@ -58,17 +58,17 @@ class Expansion(NamedTuple):
     """A text with its references replaced."""
 
     text: str
-    #: what each variable that was used holds (or its default), by name
+    #: name to value (or default) of each variable that was used
     values: Mapping[str, str]
-    #: what is wrong with the references; the text is then of no use
+    #: faults of the references; with any fault the text must not be used
     faults: tuple[str, ...]
 
 
 def expand(text: str, environ: Mapping[str, str]) -> Expansion:
     """Replace `${NAME}` and `${NAME:-default}` in `text`; `$${` stands for `${` itself.
 
-    A default also replaces an empty variable, as in a shell, and may not contain `}`. What was
-    replaced is not looked at again. The text is an EnvironmentText if anything was replaced.
+    A default also replaces an empty variable, as in a shell, and may not contain `}`. References
+    inside a value are not replaced. The text is an EnvironmentText if anything was replaced.
     """
     values: dict[str, str] = {}
     faults: list[str] = []
@@ -93,7 +93,7 @@ def expand(text: str, environ: Mapping[str, str]) -> Expansion:
 def _replacement(
     reference: re.Match[str], environ: Mapping[str, str]
 ) -> tuple[str, str, str | None]:
-    """Return the value, how it is shown, and what is wrong."""
+    """Return the value, the form in which it is shown, and the fault or None."""
     name, default = reference["name"], reference["default"]
     if reference[0] == "$${":
         return "${", "${", None
@@ -108,7 +108,7 @@ def _replacement(
 
 
 def masked(text: str) -> str:
-    """Return `text` without what the environment gave it and without passwords in URLs."""
+    """Return `text` without values from the environment and without passwords in URLs."""
     text = text.shown if isinstance(text, EnvironmentText) else str(text)
     text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
     text = _URL_USER.sub(rf"\1{MASK}@", text)
@@ -116,10 +116,10 @@ def masked(text: str) -> str:
 
 
 def shown(value: object, key: object = "") -> object:
-    """Return `value` as people may see it, made of what JSON knows.
+    """Return `value` with its secrets masked, as JSON-able data.
 
-    `key` is what it stands under; everything under a key like `password`, `secret`, `token` or
-    `api_key` becomes `***`.
+    `key` is the key of the value in its mapping; every value under a key like `password`,
+    `secret`, `token` or `api_key` becomes `***`.
     """
     if isinstance(key, str) and _SECRET_KEY.search(key) and value is not None:
         return MASK
@@ -141,7 +141,7 @@ def shown(value: object, key: object = "") -> object:
 
 
 def described(value: object) -> str:
-    """Return `value` for the text of an error: masked, short, containers by their kind only."""
+    """Return `value` for an error message: masked, shortened; of a container only its kind."""
     match value:
         case None:
             return "nothing"

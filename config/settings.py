@@ -1,4 +1,4 @@
-"""Settings that are handed on to a library unread, such as the `celery` section."""
+"""Settings that are passed on to a library unchecked, such as the `celery` section."""
 
 from __future__ import annotations
 

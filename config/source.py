@@ -1,4 +1,4 @@
-"""The tree of a file with its environment filled in, and the report on what is wrong with it."""
+"""The data of a file with `${NAME}` filled in from the environment, and the report of problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadloom.config.secrets import EnvironmentText, expand
 
 Place = tuple[str | int, ...]
 
-#: shorter values are no secrets, and would be found in the middle of words
+#: shorter values count as no secret: they would also match in the middle of words
 _LEAST_SECRET_LENGTH = 4
 
 
@@ -23,21 +23,21 @@ class Report:
         self._unusable: set[Place] = set()
 
     def add(self, at: Place, message: str) -> None:
-        """Note a problem, unless the value there was already said to be of no use."""
+        """Record a problem, unless the value or a container of it was already marked unusable."""
         if not any(at[:length] in self._unusable for length in range(1, len(at) + 1)):
             self.problems.append(Problem(place(*at), message))
 
     def add_unusable(self, at: Place, message: str) -> None:
-        """Note a problem after which nothing else about this value is worth saying."""
+        """Record a problem and drop all later problems of this value and what it contains."""
         self.add(at, message)
         self._unusable.add(at)
 
 
 class Source:
-    """Plain data whose texts have their `${NAME}` replaced; everything else is as it was.
+    """Plain data in whose texts `${NAME}` is replaced; other values are unchanged.
 
-    Missing variables, keys that are not text and structures that contain themselves go to the
-    report. A text with a missing variable stays as the file has it.
+    Missing variables, keys that are not text and structures that contain themselves are added to
+    the report. A text with a missing variable remains as written in the file.
     """
 
     def __init__(self, data: object, environ: Mapping[str, str], report: Report) -> None:
@@ -50,9 +50,9 @@ class Source:
         self.data = self._expanded(data, ())
 
     def scrub(self, message: str) -> str:
-        """Return a foreign text without what the environment gave to this file.
+        """Return a message of other code with this file's environment values masked.
 
-        A value that the file also spells out is no secret and stays.
+        A value that the file also spells out is no secret and is kept.
         """
         for value, name in sorted(self._values.items(), key=lambda item: -len(item[0])):
             spelled_out = any(value in literal for literal in self._literals)

@@ -1,4 +1,4 @@
-"""What pydantic found, in the words of somebody who wrote a YAML file."""
+"""Pydantic's errors, reworded for the author of a YAML file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threadloom.config.dotted import nearest
 from threadloom.config.secrets import described
 from threadloom.config.source import Place
 
-#: keys of DESIGN that nothing carries out yet
+#: keys of DESIGN that are not implemented yet
 _PLANNED_KEYS = frozenset(
     {"broadcast", "cpu_bound", "graphs", "max_concurrent", "peer_tables", "streams"}
 )
@@ -38,7 +38,7 @@ _WORDS = {
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return what to say of a key that no section has at this place."""
+    """Return the message for a key that does not exist in its section."""
     if key in _PLANNED_KEYS:
         return "not supported yet"
     return f"unknown key{nearest(key, list(known))}"
@@ -47,7 +47,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 def problem_of(
     error: ErrorDetails, model: type[BaseModel], raw: dict[str, Any], at: Place
 ) -> tuple[Place, str]:
-    """Return place and text of one pydantic error; `raw` is what stands at `at` in the file."""
+    """Return place and text of one pydantic error; `raw` is the file's value at the place `at`."""
     loc = error["loc"]
     here = (*at, *_written(loc, raw))
     if error["type"] == "extra_forbidden":
@@ -62,7 +62,7 @@ def problem_of(
 
 
 def _written(loc: Place, raw: object) -> Place:
-    """Cut off the index that pydantic sees where the file has one value for a list."""
+    """Drop the index that pydantic adds to `loc` where the file gives one value for a list."""
     for depth, part in enumerate(loc):
         if isinstance(raw, dict):
             raw = raw.get(str(part))

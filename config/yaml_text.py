@@ -50,7 +50,7 @@ def _parse(text: str) -> tuple[Any, tuple[Problem, ...]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, whose failures to build a value all carry their line."""
+    """The safe loader; each of its errors about a value carries the line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -78,7 +78,7 @@ def _find_duplicates(
         first_lines: dict[tuple[str, str], int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # no key of ours; the constructor says what is wrong with it
+                continue  # not a plain key; the constructor reports it
             here, line = (*at, key.value), key.start_mark.line + 1
             if first := first_lines.get((key.tag, key.value)):
                 text = f"this key stands here twice, on line {first} and on line {line}"
