@@ -127,18 +127,19 @@ def _taken(transition: Transition, reply: list[Any]) -> Begun:
     later = (result.then_delivery for result in transition.results)
     created = (*transition.deliveries, *(d for d in later if d is not None))
     delivery = next(delivery for delivery in created if delivery.id == name)
-    return Begun(_frame(transition.conversation, begun, delivery))
+    return Begun(frame_of(transition.conversation, begun, delivery))
 
 
-def frame_of(conversation: str, begun: replies.BegunReply) -> Frame:
-    """The frame of a delivery that came with its row and envelope."""
-    assert begun.row is not None
-    delivery = codec.delivery_from(begun.row, begun.envelope or b"")
-    return _frame(conversation, begun, delivery)
+def frame_of(
+    conversation: str, begun: replies.BegunReply, delivery: Delivery | None = None
+) -> Frame:
+    """The frame of a delivery whose lease was granted.
 
-
-def _frame(conversation: str, begun: replies.BegunReply, delivery: Delivery) -> Frame:
-    """The frame of a delivery whose lease was granted."""
+    `delivery` is what the caller created with the same operation: its row is not in the reply.
+    """
+    if begun.row is not None:
+        delivery = codec.delivery_from(begun.row, begun.envelope or b"")
+    assert delivery is not None
     known: dict[str, str] = json.loads(begun.children)
     return Frame(
         conversation=conversation,

@@ -103,7 +103,7 @@ class Deliveries(RegistryConnection):
     ) -> Beginning:
         args = self._opening_args(opening, mode=_BEGIN, owner=owner, lease_ms=lease_ms)
         reply = self._run_after(published, "open", opening.conversation, *args)
-        return _beginning(opening.conversation, reply)
+        return _beginning(opening.conversation, reply, opening.entry)
 
     def _opening_args(
         self, opening: Opening, *, mode: str, owner: str = "", lease_ms: int = 0
@@ -211,10 +211,10 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     )  # fmt: skip
 
 
-def _beginning(conversation: str, reply: list[Any]) -> Beginning:
+def _beginning(conversation: str, reply: list[Any], entry: Delivery | None = None) -> Beginning:
     found = replies.read(reply)
     if isinstance(found, replies.BegunReply):
-        return Begun(frame_of(conversation, found))
+        return Begun(frame_of(conversation, found, entry))
     if isinstance(found, replies.ReleaseReply):
         return Release(codec.ending_from(found.status, found.value), found.attempt)
     return Skip(SkipReason(found.reason.decode()))
