@@ -44,7 +44,7 @@ def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
         "attempt": transition.attempt,
         "max_deliveries": transition.max_deliveries,
         "created": len(created),
-        "threads": [(t.id, codec.dump(t)) for t in transition.threads],
+        "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
         "children": transition.children,
         "joins": [_join(join) for join in transition.joins],
         "results": [_result(r, position.get(id(r), 0)) for r in transition.results],
@@ -81,7 +81,7 @@ def _result(result: BranchResult, position: int) -> dict[str, Any]:
         "path": result.payload_path,
         "payload": result.payload.decode(),
         "next": position,
-        "thread": (thread.id, codec.dump(thread)) if thread else None,
+        "thread": (thread.id, codec.thread_row(thread)) if thread else None,
     }
 
 
@@ -144,7 +144,7 @@ def frame_of(
     return Frame(
         conversation=conversation,
         delivery=delivery,
-        thread=codec.read_thread(begun.thread),
+        thread=codec.thread_from(delivery.thread, begun.thread),
         children={(delivery.thread, name): child for name, child in known.items()},
         join=codec.read_join(begun.join) if begun.join else None,
         deliveries=begun.deliveries,

@@ -113,7 +113,7 @@ class Deliveries(RegistryConnection):
             {
                 "from": entry.from_id,
                 "entry": entry.id,
-                "threads": [(t.id, codec.dump(t)) for t in (opening.root, opening.thread)],
+                "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl_ms": self._ttl_ms,
                 "mode": mode,
@@ -206,8 +206,8 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     entry, root, thread = opening.entry, opening.root, opening.thread
     return (
         entry.id, entry.from_id, opening.canvas, codec.delivery_row(entry), entry.envelope,
-        root.id, codec.dump(root), codec.dump({root.chain[-1]: root.id}),
-        thread.id, codec.dump(thread), codec.dump({thread.chain[-1]: thread.id}),
+        root.id, codec.thread_row(root), codec.dump({root.chain[-1]: root.id}),
+        thread.id, codec.thread_row(thread), codec.dump({thread.chain[-1]: thread.id}),
     )  # fmt: skip
 
 

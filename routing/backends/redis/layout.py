@@ -74,7 +74,7 @@ class Field(StrEnum):
     SLOT = "m:"  #: by `<thread>:<slot>`: the delivery in it
 
     # --- in `threads`, by thread
-    THREAD = "t:"  #: the thread (JSON)
+    THREAD = "t:"  #: the thread but for its id (JSON)
     CHILDREN = "k:"  #: its children (JSON: listener -> thread); of "": the injectors' own
 
     # --- in `joins`, by join
