@@ -20,6 +20,8 @@ CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["import
     "contracts"
 ]
 LAYERS: list[str] = CONTRACTS[0]["layers"]
+STORES = ["threadloom.routing.backends"]
+STORES += [f"{STORES[0]}.{name}" for name in ("manager", "memory", "redis")]
 #: what decides, and so reaches no store
 DECIDING: list[str] = CONTRACTS[2]["source_modules"]
 
@@ -82,7 +84,7 @@ def test_all_that_decides_is_held_to_it() -> None:
     assert listed == modules - {"__init__", "backends"}
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, *STORES])
 def test_all_names_what_is_really_there(name: str) -> None:
     """`__all__` lists every public name of the package once, and nothing else.
 
