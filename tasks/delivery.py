@@ -1,9 +1,9 @@
-"""The way of one delivery: begin, run, commit, publish. Everything else decides or stores.
+"""The steps of one delivery in a worker: begin, run the handler, commit, publish.
 
-The order of effects is the protocol: nothing is published before it is committed, nothing is
-acknowledged before it is published or safe in the outbox. A crash between any two leaves the
-registry with a lease that expires or an outbox that is not empty, and the recovery sweep acts
-on both.
+The order of effects is the protocol: nothing is published before it is committed, and nothing is
+acknowledged before it is published or safe in the outbox. A crash between two effects leaves the
+registry with a lease that expires or an outbox that is not empty, and the recovery sweep acts on
+both. Deciding and storing are left to the planner and the registry.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ from threadloom.tasks.runtime import Point, Runtime, new_id
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-#: how long a worker waits for a registry that does not answer before it gives a delivery up
+#: seconds for which a worker retries a registry that does not answer before it gives up a delivery
 REGISTRY_PATIENCE_S = 60.0
 _RETRY_S = 0.25
 
 
 class Outcome(Struct, frozen=True):
-    """How a message was dealt with."""
+    """What a worker has done for a message."""
 
-    #: the conversation's ending, if it is this message's to hand over
+    #: the conversation's ending, if this message's task has to return it to the injector
     release: Ending | None = None
-    #: one line for people: what was done
+    #: one line for people that says what was done
     summary: str = ""
-    #: nothing was run
+    #: true: the handler was not run, or its result was refused because the lease was lost
     skipped: bool = False
 
 
 class _CurrentRun:
-    """The run of one message: how long it may go on, and what of it is its own to hand over."""
+    """The turn of one message: its time slice, and whether it returns the conversation's value."""
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class _CurrentRun:
         self._base = Run(frame.delivery.id, runtime.owner, runtime.lease_ms)
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
-        #: whether the conversation's value is handed over by returning it
+        #: whether the injector gets the conversation's value by this task returning it
         self.hands_over = native and frame.delivery.id == frame.conversation
 
     def now(self, delivery: Delivery) -> Run:
-        """The run as a commit has to know it: it goes on until its slice is over."""
+        """Return the turn for a commit: within its slice, the commit may begin another delivery."""
         if time.monotonic() < self._until:
             return self._going_on
         if not delivery.opens_branch:
@@ -101,7 +101,7 @@ class _CurrentRun:
 
 
 class Deliverer:
-    """Carries deliveries out for one organism in one worker process."""
+    """Performs deliveries for one organism in one worker process."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Deliverer:
         *,
         hard_limit_s: Callable[[str], float | None] = lambda _name: None,
     ) -> None:
-        """`hard_limit_s`: after how long the pool ends a listener's process; None: never."""
+        """`hard_limit_s` returns the pool's hard time limit for a listener; None: no limit."""
         self._runtime = runtime
         self._publisher = publisher
         self._hard_limit_s = hard_limit_s
@@ -127,20 +127,20 @@ class Deliverer:
         has_message: bool = True,
         until: float | None = None,
     ) -> Outcome:
-        """Carry one message's delivery out, and what follows from it while that is its turn.
+        """Perform a message's turn: its delivery, and those that follow within the time slice.
 
-        `beginning` asks the registry for it. `native`: this message carries the injector's own
-        canvas, so the conversation's value may be handed over by returning it. `refusal` is
-        told instead of running the handler. `limit_s`: the longest time that a handler may have
-        before the pool would end the process; `hops` is told of every delivery that
-        has no message, as the first one usually `has_message`. `until`: monotonic s at which the
-        run's slice is over, if it began before.
+        `beginning` asks the registry for the first delivery. `native`: the message carries the
+        injector's own canvas, so its task may return the conversation's value. `refusal` replaces
+        the handler's response; the handler does not run. `limit_s`: the longest time limit of a
+        handler that the pool would not end early. `hops` records each delivery without a message
+        of its own; `has_message` is false if the first delivery is one of those. `until`:
+        monotonic s at which the slice ends, if the slice began earlier.
         """
         begun = patiently(beginning)
         if isinstance(begun, Release):
             return Outcome(begun.ending)
         if isinstance(begun, Skip):
-            # A conversation that the registry does not have: it was forgotten, or is another's.
+            # Unknown conversation: its retention is over, or it belongs to another organism.
             level = logging.WARNING if begun.reason == "unknown" else logging.INFO
             logger.log(level, "delivery.skipped root=%s reason=%s", root_id, begun.reason)
             return Outcome(summary=begun.reason, skipped=True)
@@ -159,7 +159,7 @@ class Deliverer:
     def _go_on(
         self, following: Frame | None, run: _CurrentRun, hops: HopEvents | None
     ) -> Ending | None:
-        """Carry out what the run has taken, until it takes nothing; the ending to hand over."""
+        """Perform the turn's following deliveries; return the ending for the injector, or None."""
         outcome, overtime = Outcome(), self._runtime.overtime
         while following is not None:
             frame, began = following, time.time()
@@ -175,7 +175,7 @@ class Deliverer:
     def _carry_out(
         self, frame: Frame, run: _CurrentRun, refusal: Fault | None = None
     ) -> tuple[Outcome, Frame | None]:
-        """One delivery, and what the run goes on with."""
+        """Perform one delivery; return its outcome and the delivery that the turn goes on with."""
         self._runtime.reached(Point.BEGUN, frame.delivery)
         actions = (refusal,) if refusal else self._run(frame)
         self._runtime.reached(Point.HANDLED, frame.delivery)
@@ -227,7 +227,7 @@ class Deliverer:
         return ran
 
     def _postpone(self, retry: Retry, frame: Frame) -> Outcome:
-        """Let the delivery run again later: the registry keeps it until then, not the broker."""
+        """Schedule another attempt after the backoff; the registry, not the broker, keeps it."""
         listener = self._runtime.organism.listeners[frame.delivery.to]
         delay_ms = backoff_ms(listener.retry_backoff_s, frame.tries, draw=random.random())  # noqa: S311
         if retry.after_s is not None:
@@ -276,7 +276,7 @@ class Deliverer:
 
         try:
             return planned(actions)
-        except Exception as exc:  # a handler's objects are anything: a `to` that is a list, say
+        except Exception as exc:  # a handler may return anything, e.g. a `to` that is a list
             return planned(_unusable(exc, frame))
 
     def _commit(
@@ -309,10 +309,10 @@ def _unusable(exc: Exception, frame: Frame) -> Actions:
 
 
 def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot, ...]:
-    """The thread's messages up to and with this delivery.
+    """Return the thread's messages up to and including this delivery.
 
-    Not the later ones, though they may be there: so every run of a delivery sees the same, and
-    of several replies that arrive together exactly one sees all of them.
+    Later messages are left out even if they have arrived: so each attempt of a delivery sees the
+    same messages, and of several replies that arrive together exactly one sees all of them.
     """
     limit = DEFAULT_LIMIT
     while True:
@@ -322,14 +322,15 @@ def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot
                 return slots[: position + 1]
         if len(slots) < limit:
             return slots
-        limit *= 10  # more than the limit have arrived since
+        limit *= 10  # more messages than the limit have arrived: read further
 
 
 def patiently(operation: Callable[[], R]) -> R:
-    """Call until the registry answers; every operation of it may be repeated.
+    """Return the operation's result, repeating it until the registry answers.
 
-    A worker that has run a handler waits here rather than lose what it did. Raises
-    RegistryUnavailableError after REGISTRY_PATIENCE_S: the message is then handed back.
+    Every operation of the registry may be repeated. A worker that has run a handler waits here
+    so that the handler's response is not lost. Raises RegistryUnavailableError after
+    REGISTRY_PATIENCE_S; the message is then requeued.
     """
     give_up = time.monotonic() + REGISTRY_PATIENCE_S
     while True:
@@ -339,7 +340,7 @@ def patiently(operation: Callable[[], R]) -> R:
             if time.monotonic() > give_up:
                 raise
             logger.warning("registry.unavailable retry_s=%s reason=%s", _RETRY_S, exc)
-            time.sleep(_RETRY_S)  # between two tries at a server that is away
+            time.sleep(_RETRY_S)  # before the next try at a server that does not answer
 
 
 def _summary(transition: Transition) -> str:
