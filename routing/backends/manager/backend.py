@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from threadloom.config import RegistryUnavailableError
-from threadloom.routing.backends.memory.backend import MemoryBackend
+from threadloom.routing.backends.memory import MemoryBackend
 from threadloom.routing.store import BEGIN_GRACE_MS, FORMAT, PUBLISH_GRACE_MS
 
 P = ParamSpec("P")

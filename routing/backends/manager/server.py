@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from threadloom.routing.backends.manager.backend import REGISTRY, Door
-from threadloom.routing.backends.memory.backend import MemoryBackend
+from threadloom.routing.backends.memory import MemoryBackend
 from threadloom.routing.store import SharedBackend
 
 #: `sun_path` holds 104 bytes on macOS, 108 on Linux, with the closing NUL
