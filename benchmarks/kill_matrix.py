@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.kill_cases import ROWS, Case, Contestant, Verdict, cases
 from benchmarks.kill_lane import Lane
 from benchmarks.kill_points import Process
-from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service import EmbeddedRedis
 
 #: whose canvases a lane runs, and the visibility timeout of its workers
 Kind = tuple[Contestant, int]

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from threadloom import tasks
 from threadloom.routing.backends.redis import deliveries as registry
-from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service import EmbeddedRedis
 from threadloom.tasks import delivery
 from threadloom.tasks.delivery import Deliverer
 from threadloom.tasks.hop_events import HopEvents

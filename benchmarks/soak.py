@@ -27,7 +27,7 @@ from tests.stories import DONE, KILLED, LONG_MS, SILENT, Story
 from threadloom.routing.backends import RedisBackend
 from threadloom.routing.records import Ending, Thread
 from threadloom.routing.states import ConversationStatus
-from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service import EmbeddedRedis
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 #: of the memory before

@@ -20,7 +20,7 @@ import yaml
 
 from threadloom import tasks
 from threadloom.config.celery_settings import celery_url
-from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service import EmbeddedRedis
 
 ROOT = Path(__file__).parent.parent
 _ORGANISM = Path(__file__).parent / "ours.yaml"

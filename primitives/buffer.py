@@ -23,12 +23,10 @@ from lxml import etree
 from threadloom.primitives.answers import answer
 from threadloom.primitives.call import SystemCall
 from threadloom.primitives.policy import thresholds
-from threadloom.routing import XML, BufferItem, payload
+from threadloom.routing import XML, BufferItem, StoredItems, UnknownResultsError, payload
 from threadloom.routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
-from threadloom.routing.errors import UnknownResultsError
 from threadloom.routing.faults import limit_fault, routing_fault
 from threadloom.routing.records import JoinState
-from threadloom.routing.results import StoredItems
 
 BUFFER = "system.buffer"
 #: items that become deliveries in one commit, which nobody else's gets in between

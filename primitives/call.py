@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from threadloom.routing import Organism
-from threadloom.routing.outgoing import content_of
+from threadloom.routing import Organism, StoredResults, content_of, refusal
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Frame, JoinState
-from threadloom.routing.results import StoredResults
-from threadloom.routing.rights import refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,25 @@ class ContextBuffer:
             if payload_name in (None, delivery.payload_name) and from_id in (None, delivery.from_id)
         )
 
+    def up_to(self, delivery: Delivery) -> Sequence[ContextSlot]:
+        """The messages of a delivery's thread up to and with it, loaded at the first look.
+
+        Not the later ones, though they may be there: so every attempt at a delivery sees the same,
+        and of several replies that arrive together exactly one sees all of them.
+        """
+        return LazyContext(lambda: self._read_up_to(delivery))
+
+    def _read_up_to(self, delivery: Delivery) -> tuple[ContextSlot, ...]:
+        limit = DEFAULT_LIMIT
+        while True:
+            slots = self.read(delivery.thread, limit=limit)
+            for position, slot in enumerate(slots):
+                if slot.message_id == delivery.id:
+                    return slots[: position + 1]
+            if len(slots) < limit:
+                return slots
+            limit *= 10  # more than the limit have arrived since
+
 
 class LazyContext(Sequence[ContextSlot]):
     """A thread's slots, loaded at the first look: a handler that never looks pays nothing."""

@@ -22,24 +22,10 @@ from threadloom.routing.payloads import (
     declaring_default,
     new_element,
     parse_canonical,
-    parse_xml,
     saying_default,
     schema_faults,
     without_stand_ins,
 )
-
-__all__ = [
-    "CORE_NAMESPACE",
-    "NAMESPACE",
-    "Envelope",
-    "build_envelope",
-    "canonical",
-    "envelope_faults",
-    "is_envelope",
-    "parse_envelope",
-    "parse_xml",
-    "read_envelope",
-]
 
 #: the namespace of `message` and what stands in `meta`
 NAMESPACE = "https://xml-pipeline.org/ns/envelope/v1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from threadloom.config.errors import PermanentError, TransientError
+from threadloom.config import PermanentError, TransientError
 
 
 class PayloadDefinitionError(PermanentError):

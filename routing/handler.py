@@ -1,6 +1,6 @@
 """What a handler receives beside its payload, and what it may return.
 
-Handler authors need nothing else: `from routing import HandlerMetadata, HandlerResponse, payload`.
+Handler authors need these and `payload`, and import them from `threadloom`.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from typing import Any
 
 from threadloom.config import (
     ConfigurationError,
+    Importer,
     ListenerConfig,
     ModuleSpace,
     OrganismConfig,
     Problem,
 )
-from threadloom.config.dotted import Importer
 from threadloom.routing.errors import PayloadDefinitionError
 from threadloom.routing.payloads import PayloadType, payload_type
 

@@ -9,3 +9,6 @@ __all__ = [
     "RedisServerNotFoundError",
     "find_redis_server",
 ]
+
+#: modules that others import from by their own names: the command line, which loads everything
+PUBLIC_MODULES = ("cli",)

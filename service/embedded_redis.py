@@ -34,7 +34,7 @@ from platformdirs import user_state_path
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from threadloom.config.errors import PermanentError
+from threadloom.config import PermanentError
 from threadloom.service.redis_binary import RedisServerBinary, find_redis_server
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from threadloom.config import PermanentError
-from threadloom.routing.backends.manager.backend import Door
+from threadloom.routing.backends.manager import Door
 from threadloom.routing.backends.manager.server import TAKEN
 from threadloom.service.lifeline import tied_to_owner
 

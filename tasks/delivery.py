@@ -20,13 +20,19 @@ from msgspec.structs import replace
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.primitives import SystemCall
-from threadloom.routing import HandlerMetadata, Listener
+from threadloom.routing import (
+    ContextBuffer,
+    HandlerMetadata,
+    Huh,
+    InvalidEnvelopeError,
+    Listener,
+    StoredResults,
+    backoff_ms,
+    plan,
+    receive,
+)
 from threadloom.routing.actions import Actions, Fault, Retry
-from threadloom.routing.context import DEFAULT_LIMIT, ContextBuffer, ContextSlot, LazyContext
-from threadloom.routing.errors import InvalidEnvelopeError
-from threadloom.routing.faults import Huh, handler_fault, timeout_fault
-from threadloom.routing.intake import receive
-from threadloom.routing.planner import plan
+from threadloom.routing.faults import handler_fault, timeout_fault
 from threadloom.routing.records import (
     Beginning,
     Begun,
@@ -42,8 +48,6 @@ from threadloom.routing.records import (
     Transition,
     Turn,
 )
-from threadloom.routing.results import StoredResults
-from threadloom.routing.retry import backoff_ms
 from threadloom.routing.states import Abandonment, SkipReason
 from threadloom.tasks.handlers import run_handler, told
 from threadloom.tasks.hop_events import HopEvents
@@ -248,7 +252,6 @@ class Deliverer:
 
     def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
         delivery = frame.delivery
-        buffer = ContextBuffer(self._runtime.backend, frame.conversation)
         return HandlerMetadata(
             thread_id=delivery.thread,
             from_id=delivery.from_id,
@@ -256,7 +259,7 @@ class Deliverer:
             is_self_call=delivery.from_id == listener.name,
             usage_instructions=listener.usage,
             message_id=delivery.id,
-            context=LazyContext(lambda: slots_so_far(buffer, delivery)),
+            context=ContextBuffer(self._runtime.backend, frame.conversation).up_to(delivery),
             stored=StoredResults(self._runtime.backend, frame.conversation),
         )
 
@@ -307,23 +310,6 @@ def _unusable(exc: Exception, frame: Frame) -> Actions:
     logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
     note = told(["what the handler returned cannot be sent: ", *format_exception_only(exc)])
     return (Fault(handler_fault(), note, dead_letter=True),)
-
-
-def slots_so_far(buffer: ContextBuffer, delivery: Delivery) -> tuple[ContextSlot, ...]:
-    """Return the thread's messages up to and including this delivery.
-
-    Not the later ones, though they may be there: so every attempt at a delivery sees the same, and
-    of several replies that arrive together exactly one sees all of them.
-    """
-    limit = DEFAULT_LIMIT
-    while True:
-        slots = buffer.read(delivery.thread, limit=limit)
-        for position, slot in enumerate(slots):
-            if slot.message_id == delivery.id:
-                return slots[: position + 1]
-        if len(slots) < limit:
-            return slots
-        limit *= 10  # more messages than the limit have arrived: read further
 
 
 def patiently(operation: Callable[[], R]) -> R:

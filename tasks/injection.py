@@ -12,20 +12,25 @@ from typing import Any, overload
 from celery import Celery
 from celery.result import AsyncResult
 
-from threadloom.routing import XML, BufferItem, ConversationError, Listener
-from threadloom.routing.envelope import build_envelope
-from threadloom.routing.errors import (
+from threadloom.routing import (
+    XML,
+    Admitted,
+    BufferItem,
+    ConversationError,
     InvalidEnvelopeError,
     InvalidPayloadError,
+    Listener,
+    StoredResults,
     UnknownConversationError,
+    admit,
+    build_envelope,
+    content_of,
+    items_of,
+    open_conversation,
 )
 from threadloom.routing.faults import routing_fault
-from threadloom.routing.intake import Admitted, admit
-from threadloom.routing.outgoing import content_of
 from threadloom.routing.payloads import is_payload
-from threadloom.routing.planner import open_conversation
 from threadloom.routing.records import Delivery, Opening, Publication
-from threadloom.routing.results import StoredResults, items_of
 from threadloom.tasks.listener import EXTERNAL, root_thread
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import new_id, runtime_of

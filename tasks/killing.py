@@ -5,9 +5,8 @@ from __future__ import annotations
 from celery import Celery
 from msgspec.structs import replace
 
-from threadloom.routing import UnknownConversationError
+from threadloom.routing import UnknownConversationError, content_of, ending_of
 from threadloom.routing.faults import killed_fault
-from threadloom.routing.outgoing import content_of, ending_of
 from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import runtime_of

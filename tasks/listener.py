@@ -16,13 +16,18 @@ import celery
 from celery import Celery
 from celery.exceptions import Ignore
 
-from threadloom.routing import ConversationError, Listener, Organism
+from threadloom.routing import (
+    Admitted,
+    ConversationError,
+    Huh,
+    InvalidEnvelopeError,
+    Listener,
+    Organism,
+    admit,
+    content_of,
+    open_conversation,
+)
 from threadloom.routing.actions import Fault
-from threadloom.routing.errors import InvalidEnvelopeError
-from threadloom.routing.faults import Huh
-from threadloom.routing.intake import Admitted, admit
-from threadloom.routing.outgoing import content_of
-from threadloom.routing.planner import open_conversation
 from threadloom.routing.records import Beginning
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome

@@ -20,9 +20,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from threadloom.config import RegistryUnavailableError
-from threadloom.routing.errors import RegistryFormatError
+from threadloom.routing import RegistryFormatError, content_of
 from threadloom.routing.faults import timeout_fault
-from threadloom.routing.outgoing import content_of
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Due
 from threadloom.tasks.claims import CLAIM_MS, claim_queues

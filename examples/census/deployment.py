@@ -17,7 +17,7 @@ from pathlib import Path
 from celery import Celery
 
 from threadloom import tasks
-from threadloom.service.embedded_redis import EmbeddedRedis
+from threadloom.service import EmbeddedRedis
 from threadloom.tasks import ORGANISM_VARIABLE, REDIS_VARIABLE
 
 ORGANISM = Path(__file__).with_name("organism.yaml")

@@ -14,3 +14,6 @@ __all__ = [
     "SharedBackend",
     "connect",
 ]
+
+#: modules that others import from by their own names: whoever runs a manager needs its door
+PUBLIC_MODULES = ("manager",)

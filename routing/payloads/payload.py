@@ -26,12 +26,10 @@ from threadloom.config import public
 from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
 from threadloom.routing.payloads.definition import WireStyle, define
 from threadloom.routing.payloads.grafting import without_stand_ins
-from threadloom.routing.payloads.markup import XML, canonical, limited, new_element, schema_faults
+from threadloom.routing.payloads.markup import canonical, limited, new_element, schema_faults
 from threadloom.routing.payloads.scalars import show
 from threadloom.routing.payloads.schema import usage_text, xsd_for
 from threadloom.routing.payloads.wire import Record
-
-__all__ = ["XML", "PayloadType", "payload", "payload_type", "styled_payload"]
 
 _STYLE = "__payload_style__"
 _TYPE = "__payload_type__"

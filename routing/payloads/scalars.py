@@ -1,6 +1,6 @@
 """Simple types on the wire: how each is checked, written as text or JSON, and read back.
 
-A `Scalar` says what a Python value must be and what its text looks like; `routing.wire` puts
+A `Scalar` says what a Python value must be and what its text looks like; `wire.py` puts
 scalars into elements. Every function here raises ValueError with a fault meant for the sender.
 Text is exact for `str`; for the others surrounding blanks are not part of the value.
 """

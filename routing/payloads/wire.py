@@ -1,4 +1,4 @@
-"""Values in elements and in JSON: the containers around the scalars of `routing.scalars`.
+"""Values in elements and in JSON: the containers around the scalars of `scalars.py`.
 
 A payload class becomes a tree of codecs, one node per type in its annotations: `Leaf`, `Raw`,
 `Nullable`, `Listed`, `Mapped`, and `Record` for the class itself. Each node writes a value into

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from threadloom import tasks
 from threadloom.config import PermanentError
+from threadloom.routing import parse_envelope
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.envelope import parse_envelope
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import DeadLetter
 from threadloom.service.commands.options import INVALID, AsJson, OrganismOption

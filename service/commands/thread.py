@@ -16,9 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from threadloom.routing import UnknownConversationError
+from threadloom.routing import UnknownConversationError, parse_envelope
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.envelope import parse_envelope
 from threadloom.routing.records import Conversation, Delivery, LogEntry, Thread
 from threadloom.routing.states import LogEvent
 from threadloom.service.commands.options import AsJson, OrganismOption

@@ -21,9 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from threadloom import tasks
-from threadloom.config import OrganismConfig
+from threadloom.config import OrganismConfig, masked
 from threadloom.config.celery_settings import registry_url
-from threadloom.config.secrets import masked
 from threadloom.routing import Organism, PayloadDefinitionError
 from threadloom.routing.backends import MANAGER_VARIABLE
 from threadloom.service.commands.options import FAILED, INVALID, OrganismArgument

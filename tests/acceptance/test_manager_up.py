@@ -130,7 +130,7 @@ def test_an_organism_on_a_manager_lives_and_ends_with_up(shop: Shop) -> None:
     up = shop.start()
     assert shop.json("threads")["conversations"] == [], "its memory went with it"
     [manager] = [
-        p for p in psutil.Process(up.pid).children() if "manager_server" in str(p.cmdline())
+        p for p in psutil.Process(up.pid).children() if "manager.server" in str(p.cmdline())
     ]
     manager.kill()
     assert up.wait(WAIT_S) == 1

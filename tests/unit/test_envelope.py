@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
+from threadloom.routing import InvalidEnvelopeError, build_envelope, parse_envelope
 from threadloom.routing import envelope as envelope_module
-from threadloom.routing.envelope import (
-    CORE_NAMESPACE,
-    NAMESPACE,
-    build_envelope,
-    canonical,
-    parse_envelope,
-    parse_xml,
-)
-from threadloom.routing.errors import InvalidEnvelopeError
+from threadloom.routing.envelope import CORE_NAMESPACE, NAMESPACE
+from threadloom.routing.payloads import canonical, parse_xml
 from threadloom.routing.payloads.markup import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,

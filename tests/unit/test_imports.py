@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,10 +21,17 @@ CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["import
     "contracts"
 ]
 LAYERS: list[str] = CONTRACTS[0]["layers"]
-STORES = ["threadloom.routing.backends"]
-STORES += [f"{STORES[0]}.{name}" for name in ("manager", "memory", "redis")]
 #: what decides, and so reaches no store
 DECIDING: list[str] = CONTRACTS[2]["source_modules"]
+#: our modules, and the examples, which use them as anybody would
+USERS = sorted(
+    file.relative_to(ROOT)
+    for folder in [*(ROOT / "threadloom").iterdir(), ROOT / "examples"]
+    for file in ([folder] if folder.suffix == ".py" else folder.rglob("*.py"))
+)
+#: every package below `threadloom`, whose own list the authors' face is
+PACKAGES = [".".join(f.parent.parts) for f in USERS if f.name == "__init__.py"]
+PACKAGES = [name for name in PACKAGES if name.startswith("threadloom.")]
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -36,6 +44,16 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
+
+
+def miniature(folder: Path) -> Path:
+    """Empty packages under the names that the contracts speak of; returns `threadloom`'s folder."""
+    names = ["threadloom", *LAYERS, *DECIDING, "threadloom.routing.backends"]
+    for name in sorted(set(names)):
+        package = folder.joinpath(*name.split("."))
+        package.mkdir(exist_ok=True)
+        (package / "__init__.py").write_text("")
+    return folder / "threadloom"
 
 
 def test_imports_run_from_the_top_to_the_ground() -> None:
@@ -62,12 +80,7 @@ def test_an_import_against_the_direction_is_seen(
     tmp_path: Path, package: str, statement: str
 ) -> None:
     """The contracts do bite: a miniature of the project with one wrong import fails them."""
-    names = ["threadloom", *LAYERS, *DECIDING, "threadloom.routing.backends"]
-    for name in sorted(set(names)):
-        folder = tmp_path.joinpath(*name.split("."))
-        folder.mkdir(exist_ok=True)
-        (folder / "__init__.py").write_text("")
-    culprit = tmp_path.joinpath("threadloom", *package.split("."), "culprit.py")
+    culprit = miniature(tmp_path).joinpath(*package.split("."), "culprit.py")
     culprit.write_text(f"{statement}\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -84,11 +97,21 @@ def test_all_that_decides_is_held_to_it() -> None:
     assert listed == modules - {"__init__", "backends"}
 
 
-@pytest.mark.parametrize("name", [*LAYERS, *STORES])
-def test_all_names_what_is_really_there(name: str) -> None:
-    """`__all__` lists every public name of the package once, and nothing else.
+def test_a_circle_of_imports_is_seen(tmp_path: Path) -> None:
+    """Two modules that import each other break the contracts, wherever they stand."""
+    folder = miniature(tmp_path)
+    for name, other in [("one", "other"), ("other", "one")]:
+        (folder / "tasks" / f"{name}.py").write_text(f"from threadloom.tasks import {other}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No cycles" in done.stdout.partition("Broken contracts")[2]
 
-    (ruff's RUF022 keeps the order.)
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_names_what_is_really_there(name: str) -> None:
+    """`__all__` lists every public name of a package once, and nothing else.
+
+    (ruff's RUF022 keeps the order.) Of `PUBLIC_MODULES` each is there.
     """
     package = importlib.import_module(name)
     listed = package.__all__
@@ -96,12 +119,86 @@ def test_all_names_what_is_really_there(name: str) -> None:
         public
         for public, value in vars(package).items()
         if not public.startswith("_")
+        and public != "PUBLIC_MODULES"
         and not isinstance(value, ModuleType)
         and getattr(value, "__module__", None) != "__future__"
     }
     assert len(set(listed)) == len(listed), "a name stands twice"
     assert there - set(listed) == set(), "public, but not listed"
     assert [each for each in listed if not hasattr(package, each)] == [], "listed, but not there"
+    for module in getattr(package, "PUBLIC_MODULES", ()):
+        importlib.import_module(f"{name}.{module}")
+
+
+def past_lists(importer: str, source: str) -> list[str]:
+    """What a module takes out of packages that it is not of, and that is not on their lists."""
+    return [
+        f"{module} {name}".rstrip()
+        for module, name in taken(ast.parse(source))
+        for package in PACKAGES
+        if not f"{importer}.".startswith(f"{package}.") and not is_public(package, module, name)
+    ]
+
+
+def taken(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The modules that are imported, each with a name that is taken from it, or ""."""
+    packages: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+            for alias in node.names:
+                packages[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):  # `tasks.inject` takes a name from `tasks`
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            package = packages.get(node.value.id, "")
+            if package in PACKAGES:
+                yield package, node.attr
+
+
+def is_public(package: str, module: str, name: str) -> bool:
+    """Whether the lists of a package allow what others take, if it is one of the package's."""
+    lists = importlib.import_module(package)
+    modules = getattr(lists, "PUBLIC_MODULES", ())
+    if module == package:
+        return not name or name in (*lists.__all__, *modules)
+    inside = module.removeprefix(f"{package}.")
+    return inside == module or inside.partition(".")[0] in modules
+
+
+@pytest.mark.parametrize("file", USERS, ids=str)
+def test_nobody_imports_past_a_package(file: Path) -> None:
+    """What others take from a package is in its `__all__`, or in a module of `PUBLIC_MODULES`.
+
+    The rest is the package's own: it may be moved and renamed without a look outside. Tests and
+    benchmarks look inside.
+    """
+    importer = ".".join(file.with_suffix("").parts)
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert past_lists(importer.removesuffix(".__init__"), source) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "past"),
+    [
+        ("threadloom.tasks.x", "from threadloom.routing.planner import plan", True),
+        ("threadloom.tasks.x", "import threadloom.routing.planner", True),
+        ("threadloom.tasks.x", "from threadloom.routing import planner", True),
+        ("threadloom.tasks.x", "from threadloom.routing import plan", False),
+        ("threadloom.tasks.x", "from threadloom.routing.records import Delivery", False),
+        ("threadloom.tasks.x", "from threadloom.routing.payloads.markup import XML", True),
+        ("threadloom.tasks.x", "from threadloom.routing.payloads import XML", False),
+        ("threadloom.routing.x", "from threadloom.routing.planner import plan", False),
+        ("threadloom.routing.x", "from threadloom.routing.payloads.markup import XML", True),
+        ("threadloom.routing.payloads.x", "from threadloom.routing.errors import X", False),
+        ("examples.x", "from threadloom import tasks\ntasks.inject", False),
+        ("examples.x", "from threadloom import tasks\ntasks.publisher", True),
+    ],
+)
+def test_an_import_past_a_package_is_seen(importer: str, source: str, past: bool) -> None:
+    """The search does find what it is for, in each of the forms that an import can have."""
+    assert bool(past_lists(importer, source)) is past
 
 
 def test_the_public_face_is_what_it_says() -> None:
@@ -122,11 +219,12 @@ def test_the_public_face_is_what_it_says() -> None:
         assert getattr(threadloom, name) is not None
 
 
-def test_a_module_of_payloads_loads_neither_celery_nor_the_service() -> None:
+def test_a_module_of_payloads_loads_neither_celery_nor_redis_nor_the_service() -> None:
     """What handlers and payloads import is light: a web process may import them, too."""
     program = (
         "import sys; from threadloom import payload, HandlerMetadata, HandlerResponse, XML\n"
-        "print([m for m in sys.modules if m.partition('.')[0] in ('celery', 'kombu', 'typer')])\n"
+        "heavy = {'celery', 'kombu', 'redis', 'typer'}\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in heavy])\n"
         "ours = ('threadloom.tasks', 'threadloom.service')\n"
         "print([m for m in sys.modules if m.startswith(ours)])"
     )

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from threadloom.routing.envelope import NAMESPACE, build_envelope, canonical
-from threadloom.routing.errors import InvalidEnvelopeError
-from threadloom.routing.faults import Huh
+from threadloom.routing import Huh, InvalidEnvelopeError, build_envelope
+from threadloom.routing.envelope import NAMESPACE
 from threadloom.routing.ingress import Gate, from_outside, from_registry
+from threadloom.routing.payloads import canonical
 from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 

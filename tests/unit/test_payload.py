@@ -14,8 +14,8 @@ from typing import Any, Literal, Optional
 import pytest
 from lxml import etree
 
-from threadloom.routing.envelope import canonical, parse_xml
-from threadloom.routing.errors import InvalidPayloadError, PayloadDefinitionError
+from threadloom.routing import InvalidPayloadError, PayloadDefinitionError
+from threadloom.routing.payloads import canonical, parse_xml
 from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 

@@ -14,13 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadloom.routing.envelope import (
-    NAMESPACE,
-    build_envelope,
-    canonical,
-    parse_envelope,
-    parse_xml,
-)
+from threadloom.routing import build_envelope, parse_envelope
+from threadloom.routing.envelope import NAMESPACE
+from threadloom.routing.payloads import canonical, parse_xml
 from threadloom.routing.payloads.markup import ILLEGAL_CHARACTER
 from threadloom.routing.payloads.payload import XML, payload, payload_type
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from lxml import etree
 
-from threadloom.routing.envelope import parse_xml
-from threadloom.routing.errors import PayloadDefinitionError
+from threadloom.routing import PayloadDefinitionError
+from threadloom.routing.payloads import parse_xml
 from threadloom.routing.payloads.markup import schema_faults
 from threadloom.routing.payloads.payload import XML, payload, payload_type
 
