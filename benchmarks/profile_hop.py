@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from threadloom import tasks
-from threadloom.routing.backends import redis as registry
+from threadloom.routing.backends.redis import deliveries as registry
 from threadloom.service import EmbeddedRedis
 from threadloom.tasks import delivery
 from threadloom.tasks.delivery import Deliverer
@@ -83,7 +83,7 @@ def profile(hops: int, folder: Path) -> tuple[float, Counter[str]]:
         clocks = Clocks()
         for part in ("receive", "run_handler", "plan"):
             clocks.around(delivery, part, part)
-        for name in ("_commit_args", "_commit_result"):
+        for name in ("commit_args", "commit_result"):
             clocks.around(registry, name, "rows")
         clocks.around(runtime.backend._line, "run", "run")  # type: ignore[attr-defined]
         clocks.around(events, "record", "events")

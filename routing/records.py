@@ -33,9 +33,10 @@ Scope = tuple[Branch, ...]
 class Thread(Struct, frozen=True, gc=False, omit_defaults=True):
     """One position in a conversation's call tree."""
 
-    id: str
-    #: who called whom on the way here, the injector first
-    chain: tuple[str, ...]
+    #: stored as the name of the row, which leaves it out
+    id: str = ""
+    #: who called whom on the way here, the injector first; never empty
+    chain: tuple[str, ...] = ()
     #: the caller's thread; None for the injector's own
     parent: str | None = None
     #: the join index that a reply on this thread answers

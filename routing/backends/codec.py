@@ -48,9 +48,21 @@ def due_from(member: bytes) -> Due:
 
 
 _read_delivery = msgspec.json.Decoder(Delivery).decode
-read_thread = msgspec.json.Decoder(Thread).decode
+_read_thread = msgspec.json.Decoder(Thread).decode
 read_join = msgspec.json.Decoder(Join).decode
 read_wait = msgspec.json.Decoder(Wait).decode
+
+
+def thread_row(thread: Thread) -> str:
+    """A thread as its row, which leaves its id out: that is the name of the row."""
+    return dump(replace(thread, id=""))
+
+
+def thread_from(thread_id: str, row: bytes | str) -> Thread:
+    """The thread of a row and its name."""
+    thread = _read_thread(row)
+    force_setattr(thread, "id", thread_id)  # nobody else has seen it yet
+    return thread
 
 
 def delivery_row(delivery: Delivery) -> str:

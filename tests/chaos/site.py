@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted, whole_lines
 from threadloom import tasks
 from threadloom.config.celery_settings import celery_url
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.backends.redis.layout import SHARDS
+from threadloom.routing.backends.redis.connection import shard_of
+from threadloom.routing.backends.redis.layout import Field
 
 ORGANISM = ORGANISMS / "chaos" / "organism.yaml"
 
@@ -102,9 +102,9 @@ class Site:
         """The state of each delivery of a conversation, by id."""
         fields = self.redis.hgetall(f"{_shard(conversation)}:deliveries:{conversation}")
         return {
-            name.removeprefix("s:"): value.partition("|")[0]
+            name.removeprefix(Field.STATE): value.partition("|")[0]
             for name, value in fields.items()
-            if name.startswith("s:")
+            if name.startswith(Field.STATE)
         }
 
     def due(self, conversation: str) -> list[str]:
@@ -131,7 +131,7 @@ class Site:
 
 def _shard(conversation: str) -> str:
     """What the names of a conversation's keys begin with."""
-    return f"tl:chaos:{{{zlib.crc32(conversation.encode()) % SHARDS}}}"
+    return f"tl:chaos:{{{shard_of(conversation)}}}"
 
 
 def _urls(registry_url: str, broker_url: str) -> dict[str, str]:

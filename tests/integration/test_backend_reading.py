@@ -365,3 +365,19 @@ def test_scripts_use_nothing_newer_than_redis_6_2() -> None:
         assert not source.startswith("#!")
         assert set(re.findall(r"redis\.call\('(\w+)'", source)) <= COMMANDS
         assert len(re.findall(r"redis\.", source)) == len(re.findall(r"redis\.call\('", source))
+
+
+def test_to_begin_a_delivery_reads_nothing_twice(redis_client: redis.Redis) -> None:
+    """It is what every message costs: the row and state, the thread, the envelope, each in one."""
+    story = Story(RedisBackend(redis_client, organism="desk"), id="counted")
+    story.backend.open(story.opening())
+    story.backend.published(story.id, [story.id])
+    story.backend.begin("unheard-of", "x", owner="w", lease_ms=1)  # Redis knows the script now
+    redis_client.config_resetstat()
+    story.begin(story.id)
+    counts = {
+        name.removeprefix("cmdstat_"): each["calls"]
+        for name, each in redis_client.info("commandstats").items()
+        if not name.startswith("cmdstat_config")
+    }
+    assert counts == {"evalsha": 1, "time": 1, "hmget": 4, "zrem": 1, "hset": 1, "zadd": 1}

@@ -120,7 +120,7 @@ def test_many_leave_what_each_alone_leaves(
 def test_the_same_of_what_is_known_in_part(
     registries: Callable[[str], RedisBackend], redis_client: redis.Redis, case: str
 ) -> None:
-    """One has threads already, one is open already, one was opened as the other way does it."""
+    """One has threads already, some are open already, and one is named twice."""
     openings = CASES[case]
     for organism, opens in (("alone", alone), ("at-once", at_once)):
         backend = registries(organism)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from threadloom.routing.backends import codec
-from threadloom.routing.backends.memory.state import ConversationState, StoredJoin
-from threadloom.routing.records import (
-    Branch,
-    Join,
-    Publication,
-    Replan,
-    Transition,
-)
+from threadloom.routing.backends.memory.conversation import ConversationState
+from threadloom.routing.backends.memory.stored import StoredJoin
+from threadloom.routing.records import Branch, Join, Publication, Replan, Transition
 from threadloom.routing.states import (
     Abandonment,
     ConversationStatus,

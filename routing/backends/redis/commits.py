@@ -44,7 +44,7 @@ def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
         "attempt": transition.attempt,
         "max_deliveries": transition.max_deliveries,
         "created": len(created),
-        "threads": [(t.id, codec.dump(t)) for t in transition.threads],
+        "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
         "children": transition.children,
         "joins": [_join(join) for join in transition.joins],
         "results": [_result(r, position.get(id(r), 0)) for r in transition.results],
@@ -81,7 +81,7 @@ def _result(result: BranchResult, position: int) -> dict[str, Any]:
         "path": result.payload_path,
         "payload": result.payload.decode(),
         "next": position,
-        "thread": (thread.id, codec.dump(thread)) if thread else None,
+        "thread": (thread.id, codec.thread_row(thread)) if thread else None,
     }
 
 
@@ -127,23 +127,24 @@ def _taken(transition: Transition, reply: list[Any]) -> Begun:
     later = (result.then_delivery for result in transition.results)
     created = (*transition.deliveries, *(d for d in later if d is not None))
     delivery = next(delivery for delivery in created if delivery.id == name)
-    return Begun(_frame(transition.conversation, begun, delivery))
+    return Begun(frame_of(transition.conversation, begun, delivery))
 
 
-def frame_of(conversation: str, begun: replies.BegunReply) -> Frame:
-    """The frame of a delivery that came with its row and envelope."""
-    assert begun.row is not None
-    delivery = codec.delivery_from(begun.row, begun.envelope or b"")
-    return _frame(conversation, begun, delivery)
+def frame_of(
+    conversation: str, begun: replies.BegunReply, delivery: Delivery | None = None
+) -> Frame:
+    """The frame of a delivery whose lease was granted.
 
-
-def _frame(conversation: str, begun: replies.BegunReply, delivery: Delivery) -> Frame:
-    """The frame of a delivery whose lease was granted."""
+    `delivery` is what the caller created with the same operation: its row is not in the reply.
+    """
+    if begun.row is not None:
+        delivery = codec.delivery_from(begun.row, begun.envelope or b"")
+    assert delivery is not None
     known: dict[str, str] = json.loads(begun.children)
     return Frame(
         conversation=conversation,
         delivery=delivery,
-        thread=codec.read_thread(begun.thread),
+        thread=codec.thread_from(delivery.thread, begun.thread),
         children={(delivery.thread, name): child for name, child in known.items()},
         join=codec.read_join(begun.join) if begun.join else None,
         deliveries=begun.deliveries,

@@ -103,7 +103,7 @@ class Deliveries(RegistryConnection):
     ) -> Beginning:
         args = self._opening_args(opening, mode=_BEGIN, owner=owner, lease_ms=lease_ms)
         reply = self._run_after(published, "open", opening.conversation, *args)
-        return _beginning(opening.conversation, reply)
+        return _beginning(opening.conversation, reply, opening.entry)
 
     def _opening_args(
         self, opening: Opening, *, mode: str, owner: str = "", lease_ms: int = 0
@@ -113,7 +113,7 @@ class Deliveries(RegistryConnection):
             {
                 "from": entry.from_id,
                 "entry": entry.id,
-                "threads": [(t.id, codec.dump(t)) for t in (opening.root, opening.thread)],
+                "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl_ms": self._ttl_ms,
                 "mode": mode,
@@ -206,15 +206,15 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     entry, root, thread = opening.entry, opening.root, opening.thread
     return (
         entry.id, entry.from_id, opening.canvas, codec.delivery_row(entry), entry.envelope,
-        root.id, codec.dump(root), codec.dump({root.chain[-1]: root.id}),
-        thread.id, codec.dump(thread), codec.dump({thread.chain[-1]: thread.id}),
+        root.id, codec.thread_row(root), codec.dump({root.chain[-1]: root.id}),
+        thread.id, codec.thread_row(thread), codec.dump({thread.chain[-1]: thread.id}),
     )  # fmt: skip
 
 
-def _beginning(conversation: str, reply: list[Any]) -> Beginning:
+def _beginning(conversation: str, reply: list[Any], entry: Delivery | None = None) -> Beginning:
     found = replies.read(reply)
     if isinstance(found, replies.BegunReply):
-        return Begun(frame_of(conversation, found))
+        return Begun(frame_of(conversation, found, entry))
     if isinstance(found, replies.ReleaseReply):
         return Release(codec.ending_from(found.status, found.value), found.attempt)
     return Skip(SkipReason(found.reason.decode()))

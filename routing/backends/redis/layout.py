@@ -41,7 +41,8 @@ class Keys(NamedTuple):
     log: str
     #: hash of the open waits: id -> row (JSON); gone once the conversation is killed
     waits: str
-    #: sorted set of the shard, by due ms, of `<kind>|<n>|<conversation>|<id>`; n: bytes of the id
+    #: sorted set of the shard, by due ms, of `<kind>|<n>|<conversation>|<id>`; n: how many bytes
+    #: the conversation has
     due: str
     #: sorted set of the shard, all scores 0: `<created ms>:<conversation>`
     created: str
@@ -74,7 +75,7 @@ class Field(StrEnum):
     SLOT = "m:"  #: by `<thread>:<slot>`: the delivery in it
 
     # --- in `threads`, by thread
-    THREAD = "t:"  #: the thread (JSON)
+    THREAD = "t:"  #: the thread but for its id (JSON)
     CHILDREN = "k:"  #: its children (JSON: listener -> thread); of "": the injectors' own
 
     # --- in `joins`, by join

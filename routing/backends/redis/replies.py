@@ -98,7 +98,14 @@ class LateReply(NamedTuple):
 
 
 class UnknownReply(NamedTuple):
-    """There is no such conversation."""
+    """There is no such conversation, or thread."""
+
+
+class ThreadReply(NamedTuple):
+    """A thread's id, and its row."""
+
+    thread_id: bytes
+    row: bytes
 
 
 Reply = (
@@ -114,6 +121,7 @@ Reply = (
     | ReplanReply
     | LateReply
     | UnknownReply
+    | ThreadReply
 )
 _KINDS: dict[str, type[Any]] = {
     kind.__name__.removesuffix("Reply").lower(): kind for kind in Reply.__args__

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from threadloom.routing.backends import codec
+from threadloom.routing.backends.redis import replies
 from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
 from threadloom.routing.backends.redis.layout import Field
 from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
@@ -58,27 +59,31 @@ class Threads(RegistryConnection):
 
     @at_the_edge
     def put_thread(self, conversation: str, thread: Thread) -> bool:
-        row = codec.dump(thread)
+        row = codec.thread_row(thread)
         return bool(self._run("put_thread", conversation, self._ttl_ms, thread.id, row))
 
     @at_the_edge
     def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
-        reply = self._run("child_thread", conversation, self._ttl_ms, parent, name, proposed)
-        if not reply:
+        args = (self._ttl_ms, parent, name, proposed)
+        reply = replies.read(self._run("child_thread", conversation, *args))
+        if isinstance(reply, replies.UnknownReply):
             raise UnknownThreadError(parent)
-        return codec.read_thread(reply)
+        return codec.thread_from(reply.thread_id.decode(), reply.row)
 
     @at_the_edge
     def thread(self, conversation: str, thread: str) -> Thread | None:
         [row] = self._hmget(self._keys(conversation).threads, [Field.THREAD.of(thread)])
-        return codec.read_thread(row) if row is not None else None
+        return codec.thread_from(thread, row) if row is not None else None
 
     @at_the_edge
     def threads(self, conversation: str) -> Mapping[str, Thread]:
         fields = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation).threads))
-        kind = Field.THREAD.encode()
-        rows = [row for field, row in fields.items() if field.startswith(kind)]
-        return {thread.id: thread for thread in map(codec.read_thread, rows)}
+        names = {field: field.decode().removeprefix(Field.THREAD) for field in fields}
+        return {
+            name: codec.thread_from(name, fields[field])
+            for field, name in names.items()
+            if field.startswith(Field.THREAD.encode())
+        }
 
     @at_the_edge
     def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:

@@ -26,8 +26,8 @@ for _, child in ipairs(h.children) do adopt(child[1], child[2], child[3]) end
 create_delivery(raw, envelope)
 touch(true)
 if h.mode == 'keep' then return reply_ready({rows = outbox()}) end
-if h.mode == 'begin' then
-  return grant(h.entry, raw, publish[1].row, 0, '', h.owner, h.lease_ms)
+if h.mode == 'begin' then  -- the caller has the row and the envelope
+  return grant(h.entry, false, publish[1].row, 0, '', h.owner, h.lease_ms)
 end
 set_state(h.entry, STATE_SENT)
 redis.call('ZADD', SENT, now_ms, member(KIND_DELIVERY, h.entry))

@@ -1,7 +1,7 @@
 -- Create conversations of one shard whose first messages are about to be sent, as open.lua does for
 -- each of them in mode `send`, with half of its commands. Answers the positions, from 0, of those
 -- that were left: they, or threads of theirs, are known already.
--- KEYS: 1 index, 2 retention, 3 sent; then of each conversation its conversation, deliveries, threads
+-- KEYS: 1 created, 2 retention, 3 sent; then of each conversation its own row, deliveries, threads
 --   and log
 -- ARGV: 1 ttl ms; then of each conversation its id, who it is from, its canvas, the first delivery's
 --   row and envelope, the root thread's id and row, the root as a child (JSON: name -> id), the first

@@ -16,9 +16,8 @@ local function grant_release(lease_ms)
   })
 end
 
--- Why a delivery cannot be run now, as a reply; nil if it can.
-local function refusal(id, row, lease_ms)
-  local state, attempt = state_of(id)
+-- Why a delivery cannot be run now, as a reply. If it can: nil, and its thread's row and children.
+local function refusal(id, row, state, attempt, lease_ms)
   local is_over = state == STATE_SETTLED or state == STATE_CANCELLED
   if not is_over then
     if state == STATE_HELD or state == STATE_WAITING then return reply_skip({reason = state}) end
@@ -36,33 +35,36 @@ local function refusal(id, row, lease_ms)
     cancel(id, attempt, row, depth)
     return reply_skip({reason = SKIP_CANCELLED})
   end
-  if redis.call('HEXISTS', THREADS, THREAD_OF .. row.thread) == 0 then  -- it was cleaned up
+  local thread = redis.call('HMGET', THREADS, THREAD_OF .. row.thread, CHILDREN_OF .. row.thread)
+  if not thread[1] then  -- it was cleaned up
     note(EVENT_LATE, id)
     book_branch(row, 0, '')
     cancel(id, attempt, row, #row.scope)
     return reply_skip({reason = SKIP_CANCELLED})
   end
-  local due_ms = tonumber(redis.call('ZSCORE', DUE, member(KIND_DELIVERY, id)) or 0)
-  if (state == STATE_LEASED or state == STATE_POSTPONED) and due_ms > now_ms then
-    return reply_skip({reason = state})
+  if state == STATE_LEASED or state == STATE_POSTPONED then
+    local due_ms = tonumber(redis.call('ZSCORE', DUE, member(KIND_DELIVERY, id)) or 0)
+    if due_ms > now_ms then return reply_skip({reason = state}) end
   end
+  return nil, thread
 end
 
 local function begin(id, owner, lease_ms)
-  local raw = status and redis.call('HGET', DELIVERIES, ROW_OF .. id)
+  local kept = status and redis.call('HMGET', DELIVERIES, ROW_OF .. id, STATE_OF .. id)
+  local raw = kept and kept[1]
   if not raw then return reply_skip({reason = SKIP_UNKNOWN}) end
   local row = read_row(raw)
-  local refused = refusal(id, row, lease_ms)
+  local state, attempt, _, reason = read_state(kept[2])
+  local refused, thread = refusal(id, row, state, attempt, lease_ms)
   if refused then
     outbox()  -- of a lane that it made free; the sweep publishes it
     save()
     return refused
   end
-  local state, attempt, _, reason = state_of(id)
   if state == STATE_LEASED then
     reason = ABANDONED_LOST
     note(EVENT_ABANDONED, cjson.encode({id, reason}))
   end
   redis.call('ZREM', SENT, member(KIND_DELIVERY, id))
-  return grant(id, raw, row, attempt, reason, owner, lease_ms)
+  return grant(id, raw, row, attempt, reason, owner, lease_ms, nil, thread)
 end

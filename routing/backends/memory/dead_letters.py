@@ -1,0 +1,41 @@
+"""Dead letters of the registry in memory."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory.conversations import Conversations, atomic
+from threadloom.routing.records import DeadLetter, Publication
+
+
+class DeadLetters(Conversations):
+    """The part of `SharedBackend` about deliveries that failed for good."""
+
+    @atomic
+    def dead_letters(self, *, limit: int, before: str | None = None) -> Sequence[DeadLetter]:
+        dead = self._shared.dead
+        end = len(dead) if before is None else bisect.bisect_left(dead, before)
+        return [self._dead_letter(position) for position in dead[max(0, end - limit) : end][::-1]]
+
+    def _dead_letter(self, position: str) -> DeadLetter:
+        at, _, name = position.partition(":")
+        conversation, delivery = codec.due_parts(name.encode())
+        stored = self._states[conversation].deliveries[delivery]
+        return DeadLetter(
+            conversation, stored.delivery, int(at), stored.attempt, stored.dead_reason, position
+        )
+
+    @atomic
+    def drop(self, conversation: str, delivery: str) -> bool:
+        state, stored = self._stored(conversation, delivery)
+        return bool(state and stored and state.exhume(stored))
+
+    @atomic
+    def replay(self, conversation: str, delivery: str) -> Publication | None:
+        state, stored = self._stored(conversation, delivery)
+        if not state or not stored or not state.replay(stored):
+            return None
+        state.touch(self._ttl_ms)
+        return state.publications()[0]

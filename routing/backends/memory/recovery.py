@@ -1,0 +1,101 @@
+"""What a sweep asks the registry in memory: what is late or lost, and which workers are there."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory.conversations import Conversations, atomic
+from threadloom.routing.backends.memory.steps import (
+    reclaim_delivery,
+    reclaim_release,
+    reclaim_timer,
+)
+from threadloom.routing.records import Due, Publication
+from threadloom.routing.states import ConversationStatus, DeliveryState
+
+
+class Recovery(Conversations):
+    """The part of `SharedBackend` that finds what is late, lost or over, and counts workers."""
+
+    @atomic
+    def due(self, *, limit: int) -> Sequence[Due]:
+        return _late(self._shared.due, self._now, limit)
+
+    @atomic
+    def reclaim(
+        self, due: Due, *, retry_in_ms: int, silent_branch: bytes
+    ) -> tuple[Publication, ...]:
+        late = self._shared.due.get(due.member)
+        if late is None or late > self._now:
+            return ()
+        state = self._opened(due.conversation)
+        if state is None:
+            del self._shared.due[due.member]
+            return ()
+        kind = due.member[0]
+        thing = due.member[len(state.member(kind, "")) :]
+        again = self._now + retry_in_ms
+        if kind == "r":
+            return reclaim_release(state, again)
+        if kind == "d":
+            reclaim_delivery(state, thing, again)
+        else:
+            reclaim_timer(state, kind, thing, silent_branch)
+        state.touch(self._ttl_ms)
+        return state.publications()
+
+    @atomic
+    def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
+        return _late(self._shared.sent, self._now - older_than_ms, limit)
+
+    @atomic
+    def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
+        sent = self._shared.sent
+        published = sent.get(unbegun.member)
+        if published is None or published > self._now - older_than_ms:
+            return None
+        _, delivery = codec.due_parts(unbegun.member.encode())
+        state, stored = self._stored(unbegun.conversation, delivery)
+        if state is None or stored is None or stored.state != DeliveryState.SENT:
+            del sent[unbegun.member]
+            return None
+        killed = state.status is ConversationStatus.KILLED
+        depth = len(stored.row.scope) if killed else state.moot(stored)
+        if depth is not None:
+            state.cancel(stored, depth)
+            state.touch(self._ttl_ms)
+            return None
+        sent[unbegun.member] = self._now
+        return Publication.of(unbegun.conversation, stored.delivery)
+
+    @atomic
+    def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:
+        for conversation, delivery in deliveries:
+            member = codec.due_member("d", conversation, delivery)
+            if member in self._shared.sent:
+                self._shared.sent[member] = self._now
+
+    @atomic
+    def expire(self, *, limit: int) -> int:
+        over = [name for name, state in self._states.items() if state.expires_ms <= self._now]
+        for conversation in over[:limit]:
+            self._forget(conversation)
+        return len(over[:limit])
+
+    @atomic
+    def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
+        self._workers[worker] = (self._now + ttl_ms, processes)
+
+    @atomic
+    def processes(self) -> int:
+        self._workers = {
+            name: found for name, found in self._workers.items() if found[0] > self._now
+        }
+        return sum(processes for _, processes in self._workers.values())
+
+
+def _late(times: Mapping[str, int], until_ms: int, limit: int) -> list[Due]:
+    late = ((at, member.encode()) for member, at in times.items() if at <= until_ms)
+    return [codec.due_from(member) for _, member in heapq.nsmallest(limit, late)]
