@@ -1,4 +1,4 @@
-"""What people and machines run Threadloom with: the command line and the embedded Redis."""
+"""The command line and the embedded Redis."""
 
 from threadloom.service.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis_server

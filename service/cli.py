@@ -1,10 +1,12 @@
-"""The command `threadloom`; what its subcommands do stands in `threadloom.service.commands`.
+"""The entry point of the command `threadloom`; its subcommands are in `service.commands`.
+
+Exit statuses:
 
 0  done
 1  the conversation failed, or the worker ended by itself
-2  what was asked for cannot be: an organism with problems, an unknown listener or id
+2  the request is invalid: an organism with problems, an unknown listener or id
 3  no answer in time
-4  nothing runs there, or its Redis does not answer
+4  the organism is not running, or its Redis does not answer
 """
 
 from __future__ import annotations

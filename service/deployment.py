@@ -1,8 +1,8 @@
-"""Where an organism runs on this machine: its file, and the Redis of its conversations.
+"""The deployment of an organism on this machine: its file, its Redis and its manager.
 
-The Redis is, in this order, the one that the file names, the one in THREADLOOM_REDIS_URL, or
-the embedded one that `threadloom up` starts: one per organism file, in the user's state
-directory, so that two organisms of one name never take each other's messages.
+The Redis is the one that the file names, else the one in THREADLOOM_REDIS_URL, else the embedded
+one that `threadloom up` starts. Each organism file has an embedded Redis of its own in the user's
+state directory, so that two organisms of the same name never consume each other's messages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from threadloom.service.embedded_redis import EmbeddedRedis
 DEFAULT_FILE = Path("organism.yaml")
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
-#: Celery obeys these against what an app was told, so here they would lead it elsewhere
+#: environment variables that Celery prefers to an app's settings; they would select another broker
 FOREIGN_VARIABLES = (
     "CELERY_APP",
     "CELERY_BROKER_READ_URL",
@@ -46,12 +46,12 @@ FOREIGN_VARIABLES = (
     "CELERY_LOADER",
     "CELERY_RESULT_BACKEND",
 )
-#: stands for the embedded Redis while only the rest of the settings is looked at
+#: placeholder for the embedded Redis's URL while the other settings are checked
 _SOME_REDIS = "unix:///redis.sock"
 
 
 class NotRunningError(TransientError):
-    """Nobody runs this organism on this machine; `organism_file` is what was looked for."""
+    """The organism in `organism_file` is not running on this machine."""
 
     def __init__(self, name: str, organism_file: str) -> None:
         super().__init__(name, organism_file)
@@ -94,18 +94,18 @@ def needs_embedded_redis(config: OrganismConfig, environ: Mapping[str, str]) -> 
 
 
 def embedded_redis(config: OrganismConfig) -> EmbeddedRedis:
-    """The organism's own Redis, not started."""
+    """Return the organism's embedded Redis, not started."""
     return EmbeddedRedis(_own_directory(config))
 
 
 def manager_door(config: OrganismConfig, environ: Mapping[str, str]) -> Path:
-    """Where the manager of an organism is found: the named one, or the one of its own."""
+    """Return the door of the manager that the environment names, else of the organism's own."""
     named = environ.get(MANAGER_VARIABLE)
     return Path(named) if named else _own_directory(config) / "manager"
 
 
 def needs_own_manager(config: OrganismConfig, environ: Mapping[str, str]) -> bool:
-    """Whether the organism's registry is a manager's, and the environment names none."""
+    """Whether the backend is `manager` and the environment names no manager."""
     return config.organism.backend.type == "manager" and not environ.get(MANAGER_VARIABLE)
 
 
@@ -117,15 +117,16 @@ def _own_directory(config: OrganismConfig) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """An organism's name, which may hold anything printable, for a folder or a host name."""
+    """Return `name` in characters that are valid in a folder's and a host's name, at most 40."""
     plain = "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "_" for c in name)
     return plain[:40]
 
 
 def running_redis_url(config: OrganismConfig, environ: Mapping[str, str]) -> str | None:
-    """The URL of the organism's Redis where the file names none.
+    """Return the URL of the running organism's Redis; None if only the file names one.
 
-    Raises NotRunningError; ConfigurationError for an organism that only lives in one process.
+    Raises NotRunningError; ConfigurationError for `backend: {type: memory}`, which only one
+    process can use.
     """
     if problems := _memory_problems(config):
         raise ConfigurationError(config.source, problems)
@@ -145,7 +146,7 @@ def running_redis_url(config: OrganismConfig, environ: Mapping[str, str]) -> str
 
 
 def running_app(file: Path, environ: Mapping[str, str]) -> Celery:
-    """The Celery app of an organism that runs. Raises ConfigurationError, NotRunningError."""
+    """Return the Celery app of a running organism. Raises ConfigurationError, NotRunningError."""
     config, organism = tasks.load_organism(file, environ=environ)
     url = running_redis_url(config, environ)
     backend = _running_backend(config, url, environ)
@@ -173,7 +174,7 @@ def _running_backend(
 def backend_of(
     config: OrganismConfig, url: str | None, environ: Mapping[str, str]
 ) -> SharedBackend:
-    """The organism's registry, on the Redis `url` or behind its manager's door."""
+    """Return the organism's registry, on the Redis `url` or in the manager behind its door."""
     return connect(
         config,
         url=registry_url(config, redis_url=url),

@@ -1,7 +1,7 @@
-"""How things look in a terminal: consoles, durations, and messages in one line.
+"""The formats of terminal output: consoles, durations, and messages in one line.
 
-Whatever users, handlers or senders wrote is shown as text: it is never read as markup, and
-characters that steer a terminal are shown by their codes.
+Text from users, handlers and senders is never interpreted as markup, and characters that control
+a terminal are shown as escape codes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rich.text import Text
 from threadloom.routing.payloads import local_name
 from threadloom.routing.states import ConversationStatus
 
-#: columns of a table that goes to a file or a pipe
+#: columns of a table that is written to a file or a pipe
 PIPE_WIDTH = 120
-#: fields, levels and characters of a payload that one line shows at most
+#: most fields, levels and characters of a payload in one line
 _FIELDS, _LEVELS, _CHARS = 12, 3, 240
-#: a list of more than so many things is counted, not shown
+#: of a list with more items than this, only the count is shown
 _ALIKE = 3
 
 STATUS_STYLES: Mapping[str, str] = {
@@ -45,19 +45,19 @@ _MARKS: Mapping[str, str] = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that takes every text as it is."""
+    """Return a console that prints every text literally, without markup."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: object) -> None:
-    """Print a value for programs: one JSON document on standard output."""
+    """Print a value as one JSON document on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def plain(text: str) -> str:
-    """`text` with what steers a terminal or turns its direction shown by code."""
+    """Return `text` with control and direction characters replaced by escape codes."""
     if text.isprintable():
         return text
     return "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in text)
@@ -70,12 +70,12 @@ def _is_harmless(character: str) -> bool:
 
 
 def one_line(text: str, limit: int = _CHARS) -> str:
-    """`text` as one line of at most `limit` characters, blanks run together."""
+    """Return `text` as one line of at most `limit` characters, each run of blanks as one."""
     return plain(_shortened(text, limit))
 
 
 def _shortened(text: str, limit: int) -> str:
-    beginning = text[: 4 * limit]  # a huge text is not looked at as a whole
+    beginning = text[: 4 * limit]  # a huge text is not processed as a whole
     line = " ".join(beginning.split())
     if len(line) <= limit and beginning == text:
         return line
@@ -83,7 +83,7 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def duration(ms: float) -> str:
-    """A span of time with one unit that fits: `84 ms`, `2.5 s`, `12 min`, `3 h`, `5 d`."""
+    """Return a duration in one suitable unit: `84 ms`, `2.5 s`, `12 min`, `3 h`, `5 d`."""
     seconds = max(0.0, ms) / 1000
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
@@ -95,18 +95,18 @@ def duration(ms: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 delivery` or `2 deliveries`."""
+    """Return a count with its noun: `1 delivery`, `2 deliveries`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count} {noun if count == 1 else plural}"
 
 
 def status_text(status: str) -> Text:
-    """A conversation's status with its mark and colour."""
+    """Return a conversation's status with its mark and colour."""
     return Text(f"{_MARKS.get(status, '·')} {status}", STATUS_STYLES.get(status, ""))
 
 
 def ending_text(status: str, value: Mapping[str, Any] | None) -> Text:
-    """What a conversation ended with, in one line: its value or its error."""
+    """Return a conversation's value or error in one line."""
     if value is None:
         return Text("no value" if status == ConversationStatus.COMPLETED else "", "dim")
     if "code" in value:
@@ -118,24 +118,24 @@ def ending_text(status: str, value: Mapping[str, Any] | None) -> Text:
 
 
 def element_text(payload: etree._Element) -> Text:
-    """A payload element in one line: `Add a=2 b=3`."""
+    """Return a payload element in one line: `Add a=2 b=3`."""
     return payload_text(local_name(payload), _element_fields(payload))
 
 
 def error_text(reason: str) -> Text:
-    """What a handler raised, in one line: the last of a traceback."""
+    """Return a handler's exception in one line: the last line of its traceback."""
     return Text(one_line(reason.strip().rpartition("\n")[2]), "red")
 
 
 def pretty_xml(document: bytes) -> str:
-    """Canonical XML with its elements indented, for people."""
+    """Return canonical XML with its elements indented, for people."""
     root = etree.fromstring(document, etree.XMLParser(resolve_entities=False))
     etree.indent(root)
     return plain(etree.tostring(root, encoding="unicode"))
 
 
 def payload_text(name: str, fields: str) -> Text:
-    """A payload in one line: its class, then its fields."""
+    """Return a payload in one line: its class, then its fields."""
     return Text.assemble((one_line(name), "bold"), " " if fields else "", one_line(fields))
 
 
@@ -181,7 +181,7 @@ def _listed(parts: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as it is if it reads as one word, else in quotes."""
+    """Return a text as it is if it is one word, else in quotes."""
     line = _shortened(text, _CHARS // 2)
     is_word = line == text and " " not in line and line != ""
     return line if is_word else json.dumps(line, ensure_ascii=False)

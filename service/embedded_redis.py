@@ -1,17 +1,16 @@
-"""A private, real Redis for one machine: what `threadloom up` and the tests run on.
+"""A private, real Redis for one machine, which `threadloom up` and the tests run on.
 
-`EmbeddedRedis` starts a `redis-server` of its own on a unix socket in a directory of its own,
-with no TCP port, so it can neither meet nor disturb a Redis that happens to be there. What is
-stored and by whom is other people's business; so is every choice between this and a Redis
-given by URL.
+`EmbeddedRedis` starts its own `redis-server` on a unix socket in its own directory, without a TCP
+port, so that it cannot collide with another Redis of the machine. This module does not know what
+is stored; `service.deployment` chooses between the embedded Redis and one given by URL.
 
-One server per directory: the server process itself holds the directory's lock file (an
-inherited `flock`), so the lock lives exactly as long as the server, whoever started it and
-however anyone died. A second process that finds the lock taken uses the running server.
+Each directory has at most one server. The server process itself holds the directory's lock file
+(an inherited `flock`), so the lock lasts exactly as long as the server, even if the process that
+started it is killed. A second process that finds the lock taken uses the running server.
 
-The server ends with the process that started it. On Linux the kernel sees to it even after
-`kill -9` (PR_SET_PDEATHSIG). Elsewhere a killed owner leaves its server behind, and the next
-`EmbeddedRedis` of that directory uses it.
+The server ends with the process that started it, its owner. On Linux the kernel ensures this even
+after `kill -9` (PR_SET_PDEATHSIG). On other systems a killed owner leaves its server running, and
+the next `EmbeddedRedis` of that directory uses it.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from threadloom.service.redis_binary import RedisServerBinary, find_redis_server
 
 _log = logging.getLogger(__name__)
 
-#: `sun_path` holds 108 bytes on Linux and 104 on macOS, with the closing NUL. Redis 6.2 cuts
-#: a longer path off without a word.
+#: `sun_path` holds 108 bytes on Linux and 104 on macOS, including the final NUL. Redis 6.2
+#: silently truncates a longer path.
 _MAX_SOCKET_PATH_BYTES = 103
 _STOP_TIMEOUT_S = 30.0
-#: an empty database costs nothing, and every deployment of a test run has one of its own
+#: an empty database costs nothing, and each deployment of a test session uses its own database
 DATABASES = 256
 _POLL_S = 0.02
 _LOG_TAIL_LINES = 12
@@ -53,11 +52,11 @@ _LOCK = "redis.lock"
 _SOCKET = "redis.sock"
 _PID = "redis.pid"
 _LOG = "redis.log"
-#: where the socket is when the directory's own path is too long for one
+#: a file that holds the socket's path when the directory's path is too long for a socket
 _SOCKET_ELSEWHERE = "redis.sock.path"
 
-# Runs as a fresh single-threaded interpreter and then becomes redis-server. Calling prctl
-# between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
+# This code runs in a new single-threaded interpreter, which then executes redis-server. Calling
+# prctl between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
 _LAUNCHER = """
 import os, signal, sys
 owner = int(sys.argv[1])
@@ -73,7 +72,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class EmbeddedRedisError(PermanentError):
-    """The embedded Redis of one directory cannot run; the text ends with its last log lines."""
+    """The embedded Redis of a directory cannot run; the message ends with its last log lines."""
 
     def __init__(self, directory: str, reason: str, log_tail: str = "") -> None:
         super().__init__(directory, reason, log_tail)
@@ -87,16 +86,16 @@ class EmbeddedRedisError(PermanentError):
 class EmbeddedRedis:
     """A running private Redis, from `start()` to `stop()` or as a context manager.
 
-    directory: where its socket, data, log and lock file are; made if it is not there.
+    directory: holds the socket, data, log and lock file; created if it does not exist.
         Default: the user's state directory for Threadloom.
     persistent: keep the data in an append-only file, synced each second. A power cut or a
-        kill -9 of the server may lose that second, the end of its owner loses nothing.
-        Otherwise the data is in memory only.
-    binary: a `redis-server` to use instead of the one `find_redis_server` finds.
-    start_timeout_s: how long the server may take until it answers, loading its data included.
+        kill -9 of the server may lose the last second; the end of its owner loses nothing.
+        If false, the data is in memory only.
+    binary: a `redis-server` to use instead of the one that `find_redis_server` finds.
+    start_timeout_s: how long the server may take until it answers, including loading its data.
 
-    When another process runs a server in this directory already, that one is used as it is
-    (`persistent` and `binary` included), is not stopped here, and ends with its owner.
+    If another process already runs a server in this directory, that server is used with its own
+    `persistent` and `binary`. It is not stopped here: it ends with its owner.
     """
 
     def __init__(
@@ -134,32 +133,32 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int:
-        """Process id of the server, as it told it itself. Raises RuntimeError before `start()`."""
+        """The server's process id, as the server reports it. RuntimeError before `start()`."""
         if self._pid is None:
             raise RuntimeError("the embedded Redis is not started")
         return self._pid
 
     @property
     def socket_path(self) -> Path:
-        """The unix socket; in a temporary directory when this one's path is too long for it."""
+        """The unix socket; in a temporary directory if this directory's path is too long for it."""
         elsewhere = self.directory / _SOCKET_ELSEWHERE
         if elsewhere.exists():
             return Path(os.fsdecode(elsewhere.read_bytes()))
         return self.directory / _SOCKET
 
     def url(self, db: int = 0) -> str:
-        """The URL redis-py's `from_url` takes, once started."""
+        """The URL for redis-py's `from_url`; valid once the server is started."""
         return f"unix://{quote(os.fsencode(self.socket_path))}?db={db}"
 
     def celery_url(self, db: int = 0) -> str:
-        """The URL Celery takes as broker and as result backend, once started."""
+        """The URL for Celery's broker and result backend; valid once the server is started."""
         return f"redis+socket://{quote(os.fsencode(self.socket_path))}?virtual_host={db}"
 
     def start(self) -> None:
-        """Return once a server answers in this directory: a new one, or the one that ran.
+        """Return once a server answers in this directory: a new one, or one that was running.
 
-        Call it from the main thread: the kernel takes the end of the thread that started the
-        server for the end of its owner. Repeating it is harmless.
+        Call it from the main thread: the kernel ends the server when the thread that started it
+        ends. A second call does nothing.
 
         Raises: EmbeddedRedisError with the server's last log lines; RedisServerNotFoundError.
         """
@@ -176,11 +175,11 @@ class EmbeddedRedis:
             raise self._error(f"cannot start here: {exc}") from exc
 
     def stop(self) -> None:
-        """Stop the server if it was started here, its data written; repeating it is harmless."""
+        """Stop the server if this object started it, after it wrote its data; safe to repeat."""
         process, self._process, self._pid = self._process, None, None
         if process is None:
             return
-        process.terminate()  # Redis shuts down on SIGTERM, the append-only file synced
+        process.terminate()  # on SIGTERM, Redis syncs its append-only file and shuts down
         try:
             status = process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -196,13 +195,13 @@ class EmbeddedRedis:
             try:
                 self._launch(lock)
             finally:
-                os.close(lock)  # the server has its own copy and keeps the lock by it
+                os.close(lock)  # the server inherited the descriptor and keeps the lock with it
             self._await_answer(deadline_s)
             return
         try:
             self._pid = self._running_server()
         except (redis.RedisError, OSError, ValueError) as exc:
-            # Somebody else's server is on its way up or down: it will answer, or let go.
+            # Another process's server is starting or stopping: soon it answers or frees the lock.
             if time.monotonic() >= deadline_s:
                 raise self._error(
                     f"another server holds {_LOCK} and does not answer ({exc}); "
@@ -223,7 +222,7 @@ class EmbeddedRedis:
         return lock
 
     def _running_server(self) -> int:
-        """Return the pid of the server whose lock this is, if it answers on our socket."""
+        """Return the pid of the server that holds the lock, if it answers on our socket."""
         pid = _ask_pid(self.socket_path)
         written = int((self.directory / _PID).read_text())
         if pid != written:
@@ -247,7 +246,7 @@ class EmbeddedRedis:
                 stderr=log,
                 pass_fds=[lock],
                 umask=0o077,
-                process_group=0,  # Ctrl-C is for the owner, who stops the server last
+                process_group=0,  # Ctrl-C must reach only the owner, which stops the server last
             )
 
     def _options(self) -> list[str]:
@@ -297,7 +296,7 @@ class EmbeddedRedis:
         return pid
 
     def _refuse_downgrade(self, server: RedisServerBinary) -> None:
-        """Redis before 7 would overlook the data of a newer one and start empty."""
+        """Raise if Redis before 7 would ignore the data of a newer Redis and start empty."""
         newer_data = self.directory / "appendonlydir"
         if self._persistent and server.version < (7, 0) and newer_data.exists():
             raise self._error(
@@ -318,17 +317,17 @@ class EmbeddedRedis:
         )
 
     def _clean_up(self) -> None:
-        # Under the lock, or we might remove the socket of whoever starts here right now.
+        # Under the lock: otherwise this could remove the socket of a server that starts right now.
         lock = self._try_lock()
         if lock is not None:
             self._remove_leftovers()
             os.close(lock)
 
     def _remove_leftovers(self) -> None:
-        """Remove what a stopped server left; the caller holds the lock, so none is running."""
+        """Remove a stopped server's files; the caller holds the lock, so no server is running."""
         self.socket_path.unlink(missing_ok=True)
         if self.socket_path.parent != self.directory:
-            with contextlib.suppress(FileNotFoundError):  # temporary directories get swept
+            with contextlib.suppress(FileNotFoundError):  # the system may have cleaned /tmp
                 self.socket_path.parent.rmdir()
             (self.directory / _SOCKET_ELSEWHERE).unlink()
         (self.directory / _PID).unlink(missing_ok=True)
@@ -342,7 +341,7 @@ class EmbeddedRedis:
 
 
 def _ask_pid(socket_path: Path) -> int:
-    """Return the pid of the server that answers there and has loaded its data."""
+    """Return the pid of the server that answers at `socket_path` and has loaded its data."""
     with redis.Redis(
         unix_socket_path=str(socket_path), socket_timeout=5, retry=Retry(NoBackoff(), 0)
     ) as client:

@@ -1,7 +1,7 @@
-"""Child processes that do not outlive whoever started them.
+"""Child processes that end with the process that started them (their owner).
 
 On Linux the kernel sends the child SIGTERM when its owner is gone, even after `kill -9`
-(PR_SET_PDEATHSIG). Elsewhere a killed owner leaves its children behind.
+(PR_SET_PDEATHSIG). On other systems a killed owner leaves its children running.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Runs as a fresh single-threaded interpreter and then becomes the program. Calling prctl
-# between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
+# This code runs in a new single-threaded interpreter, which then executes the program. Calling
+# prctl between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
 _LAUNCHER = """
 import os, signal, sys
 owner = int(sys.argv[1])
@@ -27,9 +27,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def tied_to_owner(command: Sequence[str]) -> list[str]:
-    """Return the command line that runs `command`, ended by SIGTERM when this process ends.
+    """Return a command line that runs `command` and ends it by SIGTERM when this process ends.
 
-    Start it from the main thread: the kernel takes the end of the thread that started it for
-    the end of its owner. `command[0]` is an absolute path.
+    Start it from the main thread: the kernel sends the signal when the thread that started the
+    child ends. `command[0]` is an absolute path.
     """
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]

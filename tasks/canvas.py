@@ -1,13 +1,13 @@
-"""Sequences and buffers as Celery sees them, and the canvas an injector waits in.
+"""The Celery canvas options of our own messages, and the parked canvas of an injector.
 
-Ours: a sequence's messages are published as a `celery.chain`, a buffer's as the header of a
-`celery.chord`, so that Flower and Celery's tools show what they are. What goes on and when is
-the registry's decision, not that of Celery's chain link or chord counter: those act between
-two effects that a crash can separate. `take_over` therefore clears them in the running task.
+Our messages: a sequence's messages are published as a `celery.chain`, a buffer's as the header of
+a `celery.chord`, so that Flower and Celery's tools show what they are. The registry decides what
+continues and when. Celery's chain link and chord counter must not: they act between two effects
+that a crash can separate. `take_over` therefore clears them in the running task.
 
-Theirs: a listener may stand in somebody else's canvas. While its conversation is not over, the
-task's remainder (chain, chord, links) is parked in the registry as `canvas_options`, and a
-message under the same id and with exactly these options resumes it once there is a value.
+An injector's canvas: a listener may be a step of a canvas that another application built. While
+its conversation runs, the task's remainder (chain, chord, links) is parked in the registry as
+`canvas_options`. Once there is a value, a message with the same id and these options resumes it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from celery.app.task import Context
 
 from threadloom.routing.records import Join, Publication
 
-#: argument that names the conversation in a message of ours
+#: keyword argument of our messages: the conversation's id
 CONVERSATION = "conversation"
-#: argument of a message that carries the injector's own canvas
+#: keyword argument of a message that carries the injector's own canvas
 INJECTED = "injected"
-#: argument of a message that carries several injected conversations: their ids
+#: keyword argument of a message for several injected conversations: their ids
 TOGETHER = "conversations"
 
 
 def canvas_options(request: Context) -> str:
-    """What has to be said again to resume this task's canvas, as JSON for `resume_options`."""
+    """Return this task's canvas as JSON, from which `resume_options` can resume it."""
     options = {
         "chain": request.chain,
         "chord": request.chord,
@@ -50,7 +50,7 @@ def canvas_options(request: Context) -> str:
 
 
 def resume_options(canvas: str) -> dict[str, Any]:
-    """The options of `canvas_options`, as `celery.app.amqp` names them in a message."""
+    """Return the options that `canvas_options` has saved, under `celery.app.amqp`'s names."""
     options: dict[str, Any] = json.loads(canvas) if canvas else {}
     for ours, celerys in (("link", "callbacks"), ("link_error", "errbacks")):
         if ours in options:
@@ -59,17 +59,17 @@ def resume_options(canvas: str) -> dict[str, Any]:
 
 
 def take_over(request: Context) -> None:
-    """Keep Celery from continuing the canvas of this task; the registry does."""
+    """Keep Celery from continuing the canvas of this task; the registry continues it."""
     request.chain = request.chord = request.callbacks = request.errbacks = None
 
 
 def join_options(app: Celery, publication: Publication, join: Join | None) -> dict[str, Any]:
-    """What makes a branch's first message part of its join's canvas; nothing for any other.
+    """Return the options that make a branch's first message part of its join's canvas, else {}.
 
-    A chained branch carries those behind it as a chain, the next one last, as Celery has it. Any
-    other branch is a member of a group that heads a chord, with the options that `chord.freeze()`
-    gives its header. There is no chord object, which would number its members itself: a window
-    publishes a header in parts, and a recovery any one of it.
+    A chained branch carries the later branches as a chain in Celery's order, the next one last.
+    Any other branch is a member of a group that is a chord's header, with the options that
+    `chord.freeze()` gives its header. No chord object is used, because it would number its
+    members itself, while lanes publish a header in parts and recovery any single member.
     """
     if publication.branch is None or join is None:
         return {}

@@ -1,13 +1,13 @@
-"""Whose queue it is: a worker says on the broker which organism it serves a queue for.
+"""Claims: a mark on the broker that says which organism's workers serve a queue.
 
-Two organisms on one queue would take each other's messages. So each worker claims the queues it
-consumes from, in its organism's name, before it consumes and again every few seconds; the claim
-of another organism makes it refuse to start. A claim ends by itself some seconds after the last
-worker of its organism is gone.
+Two organisms on one queue would consume each other's messages. So each worker claims the queues
+that it consumes from for its organism, before it consumes and again every few seconds. It refuses
+to start if another organism has claimed one of them. A claim expires 15 s after its last renewal.
 
-On Redis a claim is a key that expires. RabbitMQ has no keys: there it is an empty queue that is
-deleted when unused, whose dead-letter routing key names the organism. Declaring it again with
-another one is refused by RabbitMQ itself, atomically, with a text that says which one is there.
+On Redis a claim is a key that expires. On RabbitMQ, which has no keys, a claim is an empty queue
+that is deleted when unused and whose dead-letter routing key names the organism. RabbitMQ
+atomically refuses to declare it again with another routing key, and its error names the one that
+is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kombu import Connection
 CLAIM_MS = 15_000
 _PREFIX = "threadloom.claim."
 _CURRENT = re.compile(r"current is '(.*?)'")
-#: KEYS[1] the claim; ARGV[1] whose it is to be, ARGV[2] for how many ms; answers whose it is
+#: KEYS[1] the claim; ARGV[1] the claiming organism, ARGV[2] the claim's ms; returns its holder
 _CLAIM = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return holder end
@@ -33,10 +33,10 @@ return ARGV[1]
 
 
 def claim_queues(connection: Connection, queues: Iterable[str], owner: str) -> dict[str, str]:
-    """Claim queues for an organism, or renew the claims; returns those that another one holds.
+    """Claim queues for an organism or renew its claims; return those that another one holds.
 
-    The result names for each such queue the organism that holds it. Safe to repeat. Raises what
-    the connection raises for a broker that does not answer.
+    The result maps each such queue to the organism that holds it. Safe to repeat. If the broker
+    does not answer, the connection's errors are raised.
     """
     claim = _claim_on_redis if _is_redis(connection) else _claim_on_rabbitmq
     holders = {queue: claim(connection, queue, owner) for queue in queues}

@@ -1,8 +1,8 @@
-"""Several messages to RabbitMQ in one go: all are written, then their confirmations are waited for.
+"""Batched publisher confirms: write several messages to RabbitMQ, then await all confirmations.
 
-py-amqp waits for the confirmation of each message before it writes the next one, which is a round
-trip for every message. RabbitMQ confirms messages of a channel by numbers that count up, and says
-"all up to this one" when it is behind; so it is enough to know the number of the first one.
+py-amqp waits for the confirmation of each message before it writes the next one, which costs a
+round trip per message. RabbitMQ confirms a channel's messages by ascending numbers, singly or with
+"all up to this number"; so it is enough to know the number of the batch's first message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from amqp.exceptions import MessageNacked
 
 
 class _Confirmations:
-    """What RabbitMQ has confirmed of the messages that a channel has published since."""
+    """The confirmations that RabbitMQ has sent for the messages of one batch."""
 
     def __init__(self) -> None:
         self.published = 0
@@ -28,7 +28,7 @@ class _Confirmations:
         self.refused = False
 
     def ack(self, number: int, multiple: bool) -> None:
-        """Called with each confirmation; nothing else is under way on this channel."""
+        """Record a confirmation; the channel carries no other unconfirmed messages."""
         if not self._first:
             self._first = self._next = number
         if multiple:
@@ -49,10 +49,10 @@ class _Confirmations:
 
 @contextmanager
 def confirmed_together(channel: Any) -> Iterator[None]:
-    """Have what is published on a channel confirmed when this ends, instead of each by itself.
+    """Await the confirmations of all messages published in the body once, when the body ends.
 
-    Changes nothing for a channel that asks for no confirmations, or is not RabbitMQ's. Raises
-    MessageNacked if one of the messages was refused, and what a broken connection raises.
+    Has no effect on a channel without confirms or of another broker. Raises MessageNacked if
+    RabbitMQ refused one of the messages, and the connection's errors if it breaks.
     """
     asks = isinstance(channel, Channel) and channel.connection.confirm_publish
     if not asks:
@@ -64,8 +64,8 @@ def confirmed_together(channel: Any) -> Iterator[None]:
     def publish(*args: Any, **kwargs: Any) -> Any:
         seen.published += 1
         if seen.published == 1:
-            # It is waited for: its number is the batch's first, and it turns confirmations on
-            # where the channel is new.
+            # The first message is confirmed at once: this gives the batch's first number, and
+            # turns confirms on if the channel is new.
             return publish_and_wait(*args, **kwargs)
         return channel._basic_publish(*args, **kwargs)
 
@@ -77,7 +77,7 @@ def confirmed_together(channel: Any) -> Iterator[None]:
     finally:
         channel.basic_publish = publish_and_wait
         try:
-            # Also after an error: what is left would be taken for the next one's confirmation.
+            # Also after an error: a leftover confirmation would count for the next batch.
             while seen.are_missing:
                 channel.wait([spec.Basic.Ack, spec.Basic.Nack])
         finally:

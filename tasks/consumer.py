@@ -1,10 +1,10 @@
-"""Celery's consumer, outliving a broker that goes away while messages are unacknowledged.
+"""A bootstep that keeps a worker alive when its broker goes away with messages unacknowledged.
 
-Closing a connection, kombu's Redis transport puts back what was not acknowledged, over a new
-connection. While the broker is away that fails, in Celery 5.7 with an AttributeError (the
-transport has forgotten its connection by then), which Celery takes for unrecoverable: the
-worker ends, and with it what its pool is running. There is nothing to put back here that the
-registry does not publish again.
+When kombu's Redis transport closes a connection, it requeues the unacknowledged messages over a
+new connection. While the broker is away this fails, in Celery 5.7 with an AttributeError, because
+the transport has dropped its connection by then. Celery treats that error as unrecoverable, and
+the worker ends together with the handlers that its pool is running. Requeueing is not needed for
+listeners' messages: the registry publishes them again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class PatientConsumer(bootsteps.StartStopStep):
-    """Has the worker's consumer reconnect whatever closing the broken connection brings up."""
+    """Makes the worker's consumer reconnect even if closing the broken connection fails."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
@@ -29,7 +29,7 @@ class PatientConsumer(bootsteps.StartStopStep):
         def close_patiently(exc: Exception) -> None:
             try:
                 close_and_wait(exc)
-            except Exception as failure:  # whatever it is, the connection is gone, a new one comes
+            except Exception as failure:  # the connection is gone anyway, and a new one is opened
                 logger.warning("broker.close_failed reason=%r after=%r", failure, exc)
 
         consumer.on_connection_error_after_connected = close_patiently

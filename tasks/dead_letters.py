@@ -1,10 +1,10 @@
-"""Dead letters: deliveries whose handlers failed for good, to be looked at, replayed or dropped.
+"""Dead letters: deliveries whose handlers failed for good, to be listed, replayed or dropped.
 
-A delivery is one when its handler raised, ran out of its time, or took its worker along or asked
-for another run once more often than `max_retries` allows. Its caller has had the error by then.
-The registry keeps it, with what the handler raised, as long as its conversation and at most a
-thousand per shard. Source: Dead Letter Channel, in Hohpe & Woolf, "Enterprise Integration
-Patterns" (2003).
+A delivery becomes a dead letter when its handler raised a permanent error or exceeded its time
+limit, or when its attempts, after transient errors and lost workers, exceed `max_retries`. Its
+caller has got the error by then. The registry keeps the delivery with the error as long as its
+conversation, at most a thousand per shard. Source: Dead Letter Channel, in Hohpe & Woolf,
+"Enterprise Integration Patterns" (2003).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from threadloom.routing.states import ConversationStatus
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import runtime_of
 
-#: dead letters that one round of looking brings
+#: dead letters read in one round trip
 _PAGE = 200
 
 
 class ReplayRefusedError(PermanentError):
-    """A dead letter that cannot run again; `reason` says why."""
+    """The dead letter cannot run again; `reason` says why."""
 
     def __init__(self, delivery_id: str, reason: str) -> None:
         super().__init__(delivery_id, reason)
@@ -35,18 +35,18 @@ class ReplayRefusedError(PermanentError):
 
 
 def dead_letters(app: Celery, *, limit: int = 100, before: str | None = None) -> list[DeadLetter]:
-    """Deliveries that failed for good, newest first.
+    """Return one page of the dead letters, newest first.
 
-    The next page begins behind the `position` of this one's last: pass it as `before`.
+    To get the next page, pass the `position` of this page's last dead letter as `before`.
     """
     return list(runtime_of(app).backend.dead_letters(limit=limit, before=before))
 
 
 def find_dead_letter(app: Celery, delivery_id: str) -> DeadLetter | None:
-    """The dead letter of a delivery; None if it is none: it never was, or was replayed, dropped
-    or forgotten with its conversation.
+    """Return a delivery's dead letter; None if it is not, or no longer, a dead letter.
 
-    Looks through all of them, the newest first.
+    A dead letter ends when it is replayed, dropped or removed with its conversation. This reads
+    through all dead letters, newest first.
     """
     return next((letter for letter in _all(app) if letter.delivery.id == delivery_id), None)
 
@@ -61,15 +61,15 @@ def _all(app: Celery) -> Iterator[DeadLetter]:
 def replay_dead_letter(app: Celery, conversation_id: str, delivery_id: str) -> bool:
     """Run a dead letter again, under its own message id and with all its retries.
 
-    A conversation that had ended with an error goes on, and whoever injected it reads the value
-    under the same id. What the caller has made of the error meanwhile stays made: it gets the
-    reply as well. An answer that cannot count any more (of a buffer's item that has failed, or
-    at the first hop of a conversation that is completed) is logged as late.
+    A conversation that had ended with an error continues, and its injector reads the value under
+    the same id. The caller gets the reply in addition to the earlier error; what it did because
+    of the error is not undone. An answer that can no longer count (of a buffer's item that has
+    failed, or at the first hop of a completed conversation) is logged as late.
 
-    Returns False if it is no dead letter, so two at once replay it once. Raises
-    ReplayRefusedError: nothing of a killed conversation runs again, nor what a join or a time
-    limit has decided without. After a RegistryUnavailableError call it again: False then means
-    that it runs.
+    Returns False if the delivery is no dead letter, so two concurrent calls replay it once. Raises
+    ReplayRefusedError if its conversation was killed, or if a join or a time limit was already
+    decided without it. After a RegistryUnavailableError call it again: False then means that the
+    replay has been started.
     """
     runtime = runtime_of(app)
     publication = runtime.backend.replay(conversation_id, delivery_id)
@@ -87,5 +87,5 @@ def replay_dead_letter(app: Celery, conversation_id: str, delivery_id: str) -> b
 
 
 def drop_dead_letter(app: Celery, conversation_id: str, delivery_id: str) -> bool:
-    """Forget a dead letter; False if it is none. Its conversation and its log stay as they are."""
+    """Delete a dead letter, not its conversation or log; False if it is no dead letter."""
     return runtime_of(app).backend.drop(conversation_id, delivery_id)

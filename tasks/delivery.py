@@ -1,9 +1,9 @@
-"""The way of one delivery: begin, run, commit, publish. Everything else decides or stores.
+"""The steps of one delivery in a worker: begin, run the handler, commit, publish.
 
-The order of effects is the protocol: nothing is published before it is committed, nothing is
-acknowledged before it is published or safe in the outbox. A crash between any two leaves the
-registry with a lease that expires or an outbox that is not empty, and the recovery sweep acts
-on both.
+The order of effects is the protocol: nothing is published before it is committed, and nothing is
+acknowledged before it is published or safe in the outbox. A crash between two effects leaves the
+registry with a lease that expires or an outbox that is not empty, and the recovery sweep acts on
+both. Deciding and storing are left to the planner and the registry.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ from threadloom.tasks.runtime import Point, Runtime, new_id
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-#: how long a worker waits for a registry that does not answer before it gives a delivery up
+#: seconds for which a worker retries a registry that does not answer before it gives up a delivery
 REGISTRY_PATIENCE_S = 60.0
 _RETRY_S = 0.25
 
 
 class Outcome(Struct, frozen=True):
-    """How a message was dealt with."""
+    """What a worker has done for a message."""
 
-    #: the conversation's ending, if it is this message's to hand over
+    #: the conversation's ending, if this message's task has to return it to the injector
     release: Ending | None = None
-    #: one line for people: what was done
+    #: one line for people that says what was done
     summary: str = ""
-    #: nothing was run
+    #: true: the handler was not run, or its result was refused because the lease was lost
     skipped: bool = False
 
 
@@ -93,7 +93,7 @@ class _CurrentTurn:
         self._base = Turn(frame.delivery.id, runtime.owner, runtime.lease_ms)
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
-        #: whether the conversation's value is handed over by returning it
+        #: whether the injector gets the conversation's value by this task returning it
         self.hands_over = native and frame.delivery.id == frame.conversation
 
     def now(self, delivery: Delivery) -> Turn:
@@ -106,7 +106,7 @@ class _CurrentTurn:
 
 
 class Deliverer:
-    """Carries deliveries out for one organism in one worker process."""
+    """Performs deliveries for one organism in one worker process."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Deliverer:
         *,
         hard_limit_s: Callable[[str], float | None] = lambda _name: None,
     ) -> None:
-        """`hard_limit_s`: after how long the pool ends a listener's process; None: never."""
+        """`hard_limit_s` returns the pool's hard time limit for a listener; None: no limit."""
         self._runtime = runtime
         self._publisher = publisher
         self._hard_limit_s = hard_limit_s
@@ -132,7 +132,7 @@ class Deliverer:
         has_message: bool = True,
         until: float | None = None,
     ) -> Outcome:
-        """Carry one message's delivery out, and what follows from it while that is its turn.
+        """Perform a message's turn: its delivery, and those that follow within the time slice.
 
         `beginning` asks the registry for it. `native`: this message carries the injector's own
         canvas, so the conversation's value may be handed over by returning it. `refusal` is
@@ -232,7 +232,7 @@ class Deliverer:
         return ran
 
     def _postpone(self, retry: Retry, frame: Frame) -> Outcome:
-        """Let the delivery run again later: the registry keeps it until then, not the broker."""
+        """Schedule another attempt after the backoff; the registry, not the broker, keeps it."""
         listener = self._runtime.organism.listeners[frame.delivery.to]
         delay_ms = backoff_ms(listener.retry_backoff_s, frame.tries, draw=random.random())  # noqa: S311
         if retry.after_s is not None:
@@ -280,7 +280,7 @@ class Deliverer:
 
         try:
             return planned(actions)
-        except Exception as exc:  # a handler's objects are anything: a `to` that is a list, say
+        except Exception as exc:  # a handler may return anything, e.g. a `to` that is a list
             return planned(_unusable(exc, frame))
 
     def _commit(
@@ -313,10 +313,11 @@ def _unusable(exc: Exception, frame: Frame) -> Actions:
 
 
 def patiently(operation: Callable[[], R]) -> R:
-    """Call until the registry answers; every operation of it may be repeated.
+    """Return the operation's result, repeating it until the registry answers.
 
-    A worker that has run a handler waits here rather than lose what it did. Raises
-    RegistryUnavailableError after REGISTRY_PATIENCE_S: the message is then handed back.
+    Every operation of the registry may be repeated. A worker that has run a handler waits here
+    so that the handler's response is not lost. Raises RegistryUnavailableError after
+    REGISTRY_PATIENCE_S; the message is then requeued.
     """
     give_up = time.monotonic() + REGISTRY_PATIENCE_S
     while True:
@@ -326,7 +327,7 @@ def patiently(operation: Callable[[], R]) -> R:
             if time.monotonic() > give_up:
                 raise
             logger.warning("registry.unavailable retry_s=%s reason=%s", _RETRY_S, exc)
-            time.sleep(_RETRY_S)  # between two tries at a server that is away
+            time.sleep(_RETRY_S)  # before the next try at a server that does not answer
 
 
 def _summary(transition: Transition) -> str:

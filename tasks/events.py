@@ -1,8 +1,8 @@
-"""Task events in batches, so that being watched costs a hop next to nothing.
+"""Task events in batches, so that monitoring by Flower costs a hop next to nothing.
 
-Celery's event loop flushes buffered task events as soon as it comes round, which on a quiet
-worker is a broker round trip in the main process for each task that is received and for each
-that ends: as long as all else the main process does for it. Flower draws once a second.
+Celery's event loop flushes buffered task events in each of its iterations. On a quiet worker this
+is a broker round trip in the main process for each task received and for each task ended, which
+takes as long as all other work of the main process for that task. Flower redraws once a second.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 
 from celery import bootsteps
 
-#: seconds that a task event waits for others at most
+#: longest time in seconds that a task event is buffered
 BATCH_S = 0.1
-#: events sent at once at the latest
+#: number of buffered events at which they are sent at once
 BATCH_SIZE = 200
 
 
 class EventBatches(bootsteps.StartStopStep):
-    """Has the worker's event dispatcher flush by a timer."""
+    """Makes the worker's event dispatcher flush by a timer."""
 
     requires = ("celery.worker.consumer.events:Events",)
 
     def start(self, consumer: Any) -> None:
         dispatcher = consumer.event_dispatcher
         if dispatcher is None or not dispatcher.buffer_group:
-            return  # no event loop here: Celery does not buffer then
+            return  # without an event loop, Celery does not buffer events
         scheduled: list[Any] = []
 
         def flush() -> None:

@@ -1,7 +1,7 @@
-"""Running a handler: sync or async, within its time, and never past an exception.
+"""Execution of a handler, sync or async, within its time limit and with all errors caught.
 
-Whatever a handler does, what comes back is actions for the planner; what it hides from its
-caller goes to the operators' log and to the conversation's.
+Whatever a handler does, the result is actions for the planner. The details of an error, which its
+caller does not get, go to the operators' log and to the conversation's log.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _TRACE_LIMIT = 4_000
 
 
 class HandlerTimeout(BaseException):
-    """Raised inside a handler whose time is over.
+    """Raised inside a handler that has exceeded its time limit.
 
-    Not an Exception, so that a handler's own `except Exception` does not swallow it.
+    It is not an Exception, so that a handler's own `except Exception` does not swallow it.
     """
 
 
@@ -56,9 +56,9 @@ def run_handler(
     timeout_s: float,
     message_id: str,
 ) -> Actions | Retry:
-    """Run one handler and read what it returned; a Fault for every way it can fail.
+    """Make one attempt and return its actions; every kind of failure becomes a Fault.
 
-    A TransientError becomes a Retry: whether there is another try is the caller's to know.
+    A TransientError becomes a Retry; the caller decides whether another attempt is left.
     """
     try:
         with time_limit(timeout_s):
@@ -90,7 +90,7 @@ def run_handler(
 
 
 def told(lines: Iterable[str]) -> str:
-    """What an exception says, as text that can be stored: at most _TRACE_LIMIT characters.
+    """Return an exception's text in a storable form, of at most _TRACE_LIMIT characters.
 
     Modules bear their public names. A file name may carry bytes that are no text, which UTF-8
     refuses.
@@ -100,10 +100,10 @@ def told(lines: Iterable[str]) -> str:
 
 
 def _pool_ends_process(exc: BaseException) -> bool:
-    """Whether the pool told this process to end, by a signal: then the run is lost, not failed.
+    """Whether the pool ended this process by a signal: the attempt is then lost, not failed.
 
-    billiard's signal handler exits with -(256 - signal number), which no `sys.exit()` of a
-    handler's own is likely to use.
+    billiard's signal handler exits with -(256 - signal number), a status that a handler's own
+    `sys.exit()` is unlikely to use.
     """
     return (
         isinstance(exc, SystemExit)
@@ -120,17 +120,17 @@ def _await(returned: Awaitable[Any], runtime: Runtime, timeout_s: float) -> Any:
         except TimeoutError:
             if scope.expired():
                 raise HandlerTimeout from None
-            raise  # the handler's own
+            raise  # a TimeoutError of the handler itself
 
     return runtime.runner.run(bounded())
 
 
-class time_limit:  # noqa: N801  # reads like the function that it is used as
+class time_limit:  # noqa: N801  # used like a function
     """Raise HandlerTimeout in the body once `timeout_s` have passed.
 
-    By an interval timer rather than Celery's soft limit, which is checked by the main process
-    and may strike after the handler, while its result is being committed. Only a main thread
-    gets signals; elsewhere (thread pools) the pool's hard limit is all there is.
+    This uses an interval timer instead of Celery's soft limit, which the main process checks and
+    which may interrupt after the handler, during the commit. Only a main thread receives signals;
+    in other threads (thread pools) only the pool's hard limit applies.
     """
 
     __slots__ = ("_before", "_is_main", "_timeout_s")

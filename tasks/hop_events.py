@@ -22,7 +22,7 @@ from threadloom.routing.records import Delivery
 
 logger = logging.getLogger(__name__)
 
-#: hops after which events are sent at the latest
+#: number of recorded hops at which their events are sent at once
 _BATCH = 100
 
 
@@ -35,7 +35,7 @@ class _Hop(NamedTuple):
 
 
 class HopEvents:
-    """The task events of one pool process."""
+    """Records and sends the task events of one pool process."""
 
     def __init__(self, app: Celery, *, hostname: str | None) -> None:
         self._app = app
@@ -43,13 +43,13 @@ class HopEvents:
         self._hops: list[_Hop] = []
 
     def record(self, delivery: Delivery, root_id: str, began: float, summary: str) -> None:
-        """Remember a delivery that is over; `began` in s since 1970."""
+        """Record a delivery that has just ended; `began` in s since 1970."""
         self._hops.append(_Hop(delivery, root_id, began, time.time(), summary))
         if len(self._hops) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was recorded. A broker that does not answer costs the events, nothing else."""
+        """Send the recorded events; if the broker does not answer, they are lost and logged."""
         if not self._hops:
             return
         hops, self._hops = self._hops, []
@@ -60,12 +60,12 @@ class HopEvents:
 
     @cached_property
     def _refusals(self) -> tuple[type[BaseException], ...]:
-        broker = self._app.connection_for_write()  # it is never opened
+        broker = self._app.connection_for_write()  # never opened, only asked for its error classes
         return (OperationalError, *broker.connection_errors, *broker.channel_errors)
 
     def _events(self, hops: list[_Hop]) -> list[dict[str, Any]]:
         own = {"hostname": self._hostname, "pid": os.getpid(), "utcoffset": utcoffset()}
-        clock = self._app.clock.forward  # type: ignore[attr-defined]  # the stubs forgot it
+        clock = self._app.clock.forward  # type: ignore[attr-defined]  # missing in the stubs
         events: list[dict[str, Any]] = []
         for hop in hops:
             task = {"uuid": hop.delivery.id, **own}
@@ -100,5 +100,5 @@ class HopEvents:
 
 
 def message_summary(message: Any) -> str:
-    """How a message shows in Flower, of a `Delivery` or a `Publication`."""
+    """Return the line that Flower shows for a `Delivery` or a `Publication`."""
     return f"{message.from_id} → {message.to} {message.payload_name}"

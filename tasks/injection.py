@@ -1,6 +1,6 @@
-"""Starting conversations from inside a process that has the organism.
+"""Starting conversations from a process that has loaded the organism.
 
-A process that has not sends to the listener's task by name: `app.send_task("clerk", [...])`.
+Other processes send to the listener's task by its name: `app.send_task("clerk", [...])`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import new_id, runtime_of
 from threadloom.tasks.together import per_message
 
-#: conversations of which the last is opened before the first is published
+#: conversations that are opened together before their messages are published
 _BATCH = 10_000
 
 
 class Results(Sequence[AsyncResult[Any]]):
     """The results of conversations that were injected together, in the order of their payloads.
 
-    Each AsyncResult is made when it is first asked for: most callers ask for few of many.
+    Each AsyncResult is created at its first access: most callers read only a few of many.
     """
 
     def __init__(self, app: Celery, ids: Sequence[str]) -> None:
         self._app = app
-        #: the conversations
+        #: the ids of the conversations
         self.ids = tuple(ids)
         self._made: dict[int, AsyncResult[Any]] = {}
 
@@ -80,15 +80,15 @@ def inject(
 ) -> AsyncResult[Any]:
     """Start a conversation by sending `payload` to a listener.
 
-    `payload` is a payload object, a mapping, or XML (a payload or an envelope). The
-    conversation is in the registry before its first message is published, so it survives a
-    broker that is away. `conversation_id` is the idempotency key: the same one twice is one
-    conversation; repeat the call with it after a RegistryUnavailableError.
+    `payload` is a payload object, a mapping, or XML (a payload or an envelope). The conversation
+    is stored in the registry before its first message is published, so that it survives a broker
+    that does not answer. `conversation_id` is the idempotency key: two calls with the same id
+    start one conversation; repeat the call with it after a RegistryUnavailableError.
 
-    Returns Celery's AsyncResult: `get()` gives `{"type", "payload", "thread"}`, None for a
+    Returns Celery's AsyncResult: `get()` returns `{"type", "payload", "thread"}`, or None for a
     conversation without a value, or raises ConversationError. Raises ConversationError
-    (`routing`) for a listener that is not there, InvalidEnvelopeError for a payload that breaks
-    the listener's contract.
+    (code `routing`) for an unknown listener, InvalidEnvelopeError for a payload that violates the
+    listener's contract.
     """
     [result] = inject_many(app, to, [payload], from_id=from_id, ids=[conversation_id])
     return result
@@ -104,9 +104,9 @@ def inject_many(
 ) -> Results:
     """Start one conversation per payload; all payloads are checked before the first starts.
 
-    They go to the registry in batches and to the broker up to a hundred in a message
-    (`tasks.together`). While the broker does not answer there is one try of a few seconds for all
-    of them: the sweep publishes the rest when it is back.
+    They are stored in batches and published with up to a hundred conversations per message
+    (`tasks.together`). If the broker does not answer, it is tried once, for a few seconds, and the
+    sweep publishes all of the rest when it is back.
     """
     runtime = runtime_of(app)
     listener = runtime.organism.listeners.get(to)
@@ -139,22 +139,22 @@ def _opening(name: str, listener: Listener, found: Admitted, from_id: str) -> Op
 
 
 def read_results(app: Celery, conversation_id: str, value: Any) -> Iterator[BufferItem]:
-    """What a buffer collected, item by item in index order, for whoever injected it.
+    """Yield the items that a buffer collected, in index order, for its injector.
 
-    `value` is what `AsyncResult.get()` gave, a `BufferComplete`, or its `results`, inline or by
-    reference; a reference is good as long as the conversation is kept (`redis_ttl`). Raises
+    `value` is the result of `AsyncResult.get()`, a `BufferComplete`, or its `results`, inline or
+    by reference; a reference is valid as long as the conversation is kept (`redis_ttl`). Raises
     UnknownResultsError for a reference that the conversation does not hold, ValueError for a
-    value that is no buffer's.
+    value that no buffer has returned.
     """
     stored = StoredResults(runtime_of(app).backend, conversation_id)
     return items_of(value, stored)
 
 
 def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -> bool:
-    """Give a waiting thread its input; False if it was given before.
+    """Give a waiting thread its input; False if it has got its input already.
 
-    False also for a wait that never was. Raises UnknownConversationError, or
-    InvalidEnvelopeError for a payload that breaks the contract of the listener that waits.
+    Also returns False for an unknown wait. Raises UnknownConversationError, or
+    InvalidEnvelopeError for a payload that violates the contract of the waiting listener.
     """
     runtime = runtime_of(app)
     waits = runtime.backend.waits(conversation_id)

@@ -1,4 +1,4 @@
-"""Ending a conversation from outside, before it ends by itself."""
+"""Killing a conversation: ending it from outside."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from threadloom.tasks.runtime import runtime_of
 
 
 def kill(app: Celery, conversation_id: str) -> bool:
-    """End a conversation now; False if it had ended.
+    """End a conversation now; False if it had already ended.
 
-    Whoever injected it gets a ConversationError with the code `killed`. Nothing of it begins any
-    more; a handler that runs is not interrupted, but what it returns is logged as late. After a
+    Its injector gets a ConversationError with the code `killed`. None of its deliveries starts
+    any more; a running handler is not interrupted, but its response is logged as late. After a
     RegistryUnavailableError call it again. Raises UnknownConversationError.
     """
     runtime = runtime_of(app)

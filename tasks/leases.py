@@ -1,8 +1,8 @@
-"""The leases of what a worker's pool is running, kept for as long as it runs.
+"""Renewal of the leases of the deliveries that a worker's pool is running.
 
-In a thread of their own rather than on the worker's timer, which stands still just when a
-lease matters most: while the main process waits for a broker that is away, and during a warm
-shutdown, when the pool is drained. A process that is stopped or gone renews nothing.
+Leases are renewed by a thread of their own and not by the worker's timer. The timer stops just
+when leases matter most: while the main process waits for a broker that does not answer, and during
+a warm shutdown, when the pool is drained. A stopped or killed process renews nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-#: three chances before a lease expires
+#: renewals within one lease time, so that a lease survives a failed renewal
 RENEWALS_PER_LEASE = 3
 
 
 class LeaseKeeper:
-    """Renews the leases of one worker, from `start` until it is told to finish and all is done."""
+    """Renews one worker's leases from `start` until `finish` is called and no delivery runs."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -35,11 +35,11 @@ class LeaseKeeper:
         self._finishing = threading.Event()
 
     def start(self) -> None:
-        """Begin, in a thread that does not keep the process alive."""
+        """Start renewing, in a thread that does not keep the process alive."""
         threading.Thread(target=self._keep, name="threadloom-leases", daemon=True).start()
 
     def finish(self) -> None:
-        """End once nothing runs any more; nothing new is begun by now."""
+        """Stop renewing once no delivery runs; call it when the worker begins no more of them."""
         self._finishing.set()
 
     def _keep(self) -> None:
@@ -62,18 +62,18 @@ def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
 
 
 def listener_requests(*known: Iterable[Request]) -> set[Request]:
-    """Those of Celery's sets of a worker's requests that are for listeners.
+    """Return the requests for listeners from Celery's sets of a worker's requests.
 
-    The sets may change in another thread meanwhile.
+    Another thread may change the sets while they are read.
     """
     while True:
         try:
             requests = {request for some in known for request in some}
         except RuntimeError:
-            continue  # one of them changed while it was read
+            continue  # a set changed while it was read
         return {request for request in requests if isinstance(request.task, ListenerTask)}
 
 
 def _deliveries() -> set[Request]:
-    """What this worker runs or is about to run, of ours."""
+    """Return this worker's active and reserved requests for listeners."""
     return listener_requests(state.active_requests, state.reserved_requests)

@@ -1,8 +1,8 @@
-"""One Celery task per listener, named exactly like it.
+"""One Celery task per listener, named exactly like the listener.
 
-A message is either somebody's injection (its argument is the payload, its id becomes the
-conversation's) or one of ours (its argument names the conversation; the payload lies in the
-registry under the message's id).
+A message is either an injection by a sender (its argument is the payload, and its id becomes the
+conversation's) or one of our own (its argument names the conversation; the payload is stored in
+the registry under the message's id).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.releases import value_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
 
-#: the sender of what comes from outside and did not authenticate
+#: the sender's name of messages from outside that are not authenticated
 EXTERNAL = "external"
-#: seconds that a handler may overrun its time before its process is killed
+#: seconds by which a handler may exceed its time limit before its process is killed
 HARD_LIMIT_GRACE_S = 10.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -46,14 +46,14 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     """The Celery task of one listener."""
 
     abstract = True
-    #: reports a lost process and a hard time-out to the registry
+    #: reports a lost process and a hard timeout to the registry
     Request = "threadloom.tasks.request:DeliveryRequest"
     Strategy = "threadloom.tasks.request:strategy"
-    typing = False  # the payload is checked by its contract, with a better text
-    throws = (ConversationError,)  # an ending, not a crash of ours: no traceback in the log
-    # What delivery stands on, whatever the app's settings are for its other tasks. A message is
-    # acknowledged after its delivery is committed, so that a crash redelivers it, also when only
-    # the pool process died and the main process lives to tell. Nothing goes out pickled.
+    typing = False  # the payload is checked against its contract, with a better error message
+    throws = (ConversationError,)  # a conversation's regular ending: logged without a traceback
+    # Delivery depends on these settings, whatever the app sets for its other tasks. A message is
+    # acknowledged after its delivery is committed, so that a crash redelivers it, also if only the
+    # pool process died and the main process survived. No message is pickled.
     acks_late = True
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
@@ -65,7 +65,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     deliverer: Deliverer
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Carry this message's delivery out; returns what Celery shows as its result."""
+        """Perform this message's turn; return the task's Celery result."""
         try:
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])
@@ -98,15 +98,16 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         if not native:
             return outcome.summary
         if outcome.release is None:
-            # Parked: the conversation goes on, and a message under this id resumes the canvas.
+            # The canvas is parked: the conversation continues, and later a message with this id
+            # resumes the canvas.
             raise Ignore(outcome.summary)
         self.request.update(released=conversation)
         return value_of(outcome.release)
 
     def begin_and_run(self, conversation: str, *, until: float) -> Outcome:
-        """Carry an injected conversation's first delivery out that has no message of its own.
+        """Perform the first delivery of a conversation that shares its message with others.
 
-        `until`: monotonic s at which the slice of the message that it came with is over.
+        `until`: monotonic s at which the slice of the shared message ends.
         """
         return self.deliverer.deliver(
             self._claimed(conversation, conversation),
@@ -119,20 +120,21 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         )
 
     def _get_exec_options(self) -> dict[str, Any]:
-        """Options of a message that whoever sends it in this app does not give himself.
+        """Return default options for a message that code of this app sends to the listener.
 
-        Celery asks for them in `apply_async` and `send_task`; a `queue` attribute of the class,
-        which would say the same, is deprecated.
+        Celery's `apply_async` and `send_task` read them. A `queue` attribute of the class would
+        have the same effect, but is deprecated.
         """
         options: dict[str, Any] = super()._get_exec_options()  # type: ignore[misc]
         return {**options, "queue": self.runtime.organism.queue_of(self.name)}
 
     @cached_property
     def _limit_s(self) -> float:
-        """Seconds that the handler of what a run goes on with may have.
+        """The longest time limit in seconds of a handler that the turn may go on with.
 
-        0 if this worker does not serve the queue that it would come from. Otherwise so many that
-        the pool, which knows the run's first task alone, does not end it before its time.
+        0 if this worker does not serve the organism's own queue, from which that delivery would
+        come. Otherwise the time that the pool's hard limit, which is set for the turn's first
+        task, leaves to each handler.
         """
         if self.runtime.organism.own_queue not in self.app.amqp.queues.consume_from:
             return 0.0
@@ -147,7 +149,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
     ) -> None:
-        """Called by Celery once the result is stored and the canvas has gone on."""
+        """Called by Celery after it has stored the result and continued the canvas."""
         conversation = getattr(self.request, "released", None)
         if conversation is not None:
             self.runtime.reached(Point.RETURNED, None)
@@ -192,7 +194,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     def _admitted(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Admitted, Fault | None]:
-        """The payload of an injection; one that breaks its contract becomes its own refusal."""
+        """Return an injection's payload and None; for an invalid one, a Huh and the refusal."""
         try:
             if len(args) != 1 or kwargs:
                 raise InvalidEnvelopeError(
@@ -209,7 +211,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
 
 def root_thread(conversation: str) -> str:
-    """The injector's own thread: the conversation's id when that is a UUID, else a new one."""
+    """Return the injector's thread id: the conversation's id if it is a UUID, else a new one."""
     return conversation if is_uuid(conversation) else new_id()
 
 
@@ -221,7 +223,7 @@ def is_uuid(text: str) -> bool:
 def register_listeners(
     app: Celery, organism: Organism, runtime: Runtime, deliverer: Deliverer
 ) -> None:
-    """Make every listener of the organism a task of the app."""
+    """Register a task of the app for every listener of the organism."""
     for listener in organism.listeners.values():
         task_class = type(
             "ListenerTask",

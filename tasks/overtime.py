@@ -1,10 +1,10 @@
 """The pool's hard time limit for the deliveries that a turn goes on with.
 
-Celery's main process ends a pool process whose task runs past its hard limit. It knows the task
-that it handed over, not the deliveries that the process goes on with, so each process writes
-beside its pid when the one at hand has to be over, into memory that it shares with the main
-process by being forked from it. The main process looks twice a second, and deals with one that
-is late as Celery does with a task.
+Celery's main process ends a pool process whose task exceeds its hard limit. It knows only the task
+that it passed to the process, not the further deliveries of the turn. So each pool process writes
+its pid and the deadline of its current delivery into memory that it shares with the main process
+(both were forked from it). The main process reads it twice a second, and ends a late process just
+as Celery ends one whose task is late.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from typing import Any
 
 from billiard import current_process
 
-#: what one process writes: its pid, and the monotonic s at which it is late; 0: it is not
+#: the entry of one process: its pid, and the monotonic s of its deadline; 0: no deadline
 _ENTRY = struct.Struct("qd")
-#: more pool processes than a worker has
+#: number of entries, more than a worker has pool processes
 _ENTRIES = 1024
 
 
 class OvertimeBoard:
-    """When each process of one worker's pool has to be over with what it is doing."""
+    """The deadline of each process of one worker's pool."""
 
     def __init__(self) -> None:
-        self._board = mmap.mmap(-1, _ENTRY.size * _ENTRIES)  # shared with children, by default
+        self._board = mmap.mmap(-1, _ENTRY.size * _ENTRIES)  # forked children share it
 
     def expect(self, within_s: float | None) -> None:
-        """Called by a pool process: what it begins now is over in `within_s`, or it is late."""
+        """Called by a pool process: set its deadline to `within_s` from now; None: no deadline."""
         late_at = time.monotonic() + within_s if within_s else 0.0
         position = getattr(current_process(), "index", os.getpid()) % _ENTRIES
         _ENTRY.pack_into(self._board, position * _ENTRY.size, os.getpid(), late_at)
 
     def late(self) -> set[int]:
-        """The pids of the processes that are late."""
+        """Return the pids of the processes whose deadline has passed."""
         now = time.monotonic()
         return {pid for pid, late_at in _ENTRY.iter_unpack(self._board[:]) if 0 < late_at < now}
 
     def end_late(self, worker: Any, requests: Iterable[Any]) -> None:
-        """Called by the main process: end what is late, as Celery ends a task that is."""
+        """Called by the main process: end each late process as Celery ends one with a late task."""
         late = self.late()
         if not late:
             return

@@ -1,7 +1,7 @@
-"""The outbox's way to the broker: publish what a commit created, then clear it.
+"""Publishing of the outbox: send a commit's deliveries to the broker, then clear the outbox.
 
-A message that the broker does not take stays in the outbox; the recovery sweep publishes it
-as soon as the broker is back. So publishing may fail here without losing anything.
+A message that the broker does not accept stays in the outbox, and the recovery sweep publishes it
+once the broker is back. So a failure to publish here loses nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
 logger = logging.getLogger(__name__)
 
-#: AMQP's delivery mode of a message that need not survive the broker
+#: AMQP's delivery mode of a message that need not survive a broker restart
 _TRANSIENT = 1
 #: header of a message: ms since 1970 at which it was published, by its sender's clock
 SENT_HEADER = "threadloom_sent_ms"
@@ -57,14 +57,14 @@ class Publisher:
         joins: Iterable[Join] = (),
         clear_later: bool = False,
     ) -> int:
-        """Publish and clear from the outbox; returns how many the broker took.
+        """Publish and clear from the outbox; return how many messages the broker accepted.
 
-        `joins` are those the caller knows already; others are looked up. `clear_later` leaves
-        the clearing to the next delivery that this process begins, which saves a round trip;
-        if none comes, what nobody has begun by then is published once more, and the copy
-        skipped. Publications of one call belong to one conversation. Never raises for a broker or
-        registry that does not answer: what was not published or not cleared is published again
-        by the sweep.
+        All publications of a call belong to one conversation. `joins` are joins that the caller
+        has loaded already; others are looked up. `clear_later` leaves the clearing to the next
+        delivery that this process begins, which saves a round trip; if no delivery follows, the
+        sweep publishes those that were not begun once more, and the copies are skipped. Never
+        raises for a broker or registry that does not answer: the sweep publishes again what was
+        not published or not cleared.
         """
         if not publications:
             return 0
@@ -89,7 +89,7 @@ class Publisher:
         root_id: str | None = None,
         known: dict[str, Join] | None = None,
     ) -> bool:
-        """Publish, without a word to the registry; False if the broker may not have all of them.
+        """Publish without clearing the outbox; False if the broker may lack some of the messages.
 
         Never raises for a broker or registry that does not answer. `known`: joins by id.
         """
@@ -106,11 +106,12 @@ class Publisher:
     def open_and_send(
         self, openings: Iterable[Opening], *, together: int = 1, reachable: bool = True
     ) -> bool:
-        """Open conversations with one listener and publish their first messages.
+        """Open conversations with one listener and publish their first deliveries.
 
-        So many of them `together` in a message; one that was known before is not published.
-        False if the broker may lack some; `reachable`: False leaves the publishing to the
-        sweep, as a broker that does not answer does. Raises RegistryUnavailableError.
+        `together` is the number of conversations per message; a conversation that existed before
+        is not published. `reachable=False` leaves the publishing to the sweep, as if the broker
+        did not answer. Returns False if the broker may lack some of the messages. Raises
+        RegistryUnavailableError.
         """
         entries: dict[str, Delivery] = {}
 
@@ -130,9 +131,9 @@ class Publisher:
         return self.send_together(to, list(_parts(names, together)))
 
     def send_together(self, to: str, parts: Sequence[Sequence[str]]) -> bool:
-        """Publish injected conversations with one listener, the part of a message in one each.
+        """Publish injected conversations with one listener, one message for each of `parts`.
 
-        False, and no error, if the broker may not have all of them.
+        Returns False, without an error, if the broker may lack some of the messages.
         """
         try:
             with self._batch() as producer:
@@ -152,7 +153,7 @@ class Publisher:
         return True
 
     def empty_queues(self) -> set[str] | None:
-        """The queues of this organism in which no message waits; None if the broker is away."""
+        """Return the names of the organism's empty queues; None if the broker does not answer."""
         connection = self._app.connection_for_write()
         try:
             with connection:
@@ -168,17 +169,17 @@ class Publisher:
 
     @cached_property
     def _broker_refusals(self) -> tuple[type[BaseException], ...]:
-        """What publishing may raise: not reached, or refused (no room, another kind of queue)."""
-        broker = self._app.connection_for_write()  # it is never opened
+        """Errors of publishing: broker not reached, or message refused (e.g. out of memory)."""
+        broker = self._app.connection_for_write()  # never opened, only asked for its error classes
         errors = (*broker.connection_errors, *broker.channel_errors)
         return (OperationalError, BatchPublishError, *errors)
 
     def _send_all(
         self, publications: Sequence[Publication], root_id: str | None, known: dict[str, Join]
     ) -> None:
-        """Publish, several in one pipeline where the broker has such a thing: all or, maybe, none.
+        """Publish, several messages as one batch (see `_batch`).
 
-        Raises one of `_refusals` if it is not known which of them the broker has taken.
+        Raises one of `_refusals` if it is unknown which of the messages the broker has accepted.
         """
         if len(publications) == 1:
             with self._app.amqp.producer_pool.acquire(block=True) as producer:
@@ -190,9 +191,9 @@ class Publisher:
 
     @contextmanager
     def _batch(self) -> Iterator[Any]:
-        """A producer of several messages: one pipeline on Redis, confirmed together on RabbitMQ.
+        """A producer of a batch: sent in one pipeline on Redis, confirmed together on RabbitMQ.
 
-        On Redis nothing is sent if this ends badly, on RabbitMQ maybe some.
+        If the body raises, Redis has got none of the messages, and RabbitMQ may have some.
         """
         acquired: Any = self._app.amqp.producer_pool.acquire(block=True)
         with acquired as producer, producer.batch(), confirmed_together(producer.channel):
@@ -248,14 +249,14 @@ class Publisher:
             message,
             queue=queue,
             declare=self._undeclared(producer.channel, queue),
-            serializer="json",  # whatever the app's other tasks are sent in
+            serializer="json",  # independent of the serializer of the app's other tasks
             headers={
                 **headers,
                 SENT_HEADER: now_ms(),
                 ORGANISM_HEADER: self._runtime.organism.name,
             },
-            # RabbitMQ need not write it to disk, and confirms it twice as fast: should it lose the
-            # message, the registry has all that is needed to publish it again.
+            # RabbitMQ does not write a transient message to disk, and confirms it twice as fast. If
+            # it loses the message, the registry has everything needed to publish it again.
             delivery_mode=_TRANSIENT,
             **({} if priority is None else {"priority": priority}),
         )
@@ -266,7 +267,7 @@ class Publisher:
         return str(anon_nodename())
 
     def _undeclared(self, channel: Any, queue: Queue) -> list[Queue]:
-        """The queue, if this channel has not declared it; kombu asks itself at each message."""
+        """Return the queue if this channel has not declared it yet; kombu declares per message."""
         if self._declared_on is not channel:
             self._declared_on, self._declared = channel, set()
         if queue.name in self._declared:
@@ -286,16 +287,16 @@ class Publisher:
         return known[join_id]
 
     def _priority(self, depth: int) -> int | None:
-        """Celery's priority of a delivery: deeper is more urgent, if the organism says so."""
+        """Return a delivery's Celery priority, higher the deeper; None unless `depth-first`."""
         if not self._runtime.organism.depth_first:
             return None
-        # RabbitMQ serves high numbers first, Redis low ones.
+        # RabbitMQ serves high priority numbers first, kombu's Redis transport low ones.
         deep = min(depth, HIGHEST_PRIORITY)
         return deep if is_rabbitmq(self._app.conf.broker_url) else HIGHEST_PRIORITY - deep
 
 
 def _cleared(sent: Iterable[Publication]) -> list[str]:
-    """What is no longer in the outbox: deliveries, and `""` for the injector's canvas."""
+    """Return the ids to clear from the outbox, with `""` for a parked canvas's publication."""
     return [
         name
         for publication in sent
@@ -309,12 +310,12 @@ def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, by this machine's clock."""
+    """Return the milliseconds since 1970 by this machine's clock."""
     return time.time_ns() // 1_000_000
 
 
 def _waiting(connection: Connection, queue: Queue) -> int:
-    """How many messages wait in a queue; a queue that is not there (any more) has none."""
+    """Return how many messages wait in a queue; 0 if the queue does not exist."""
     with connection.channel() as channel:
         try:
             found: Any = queue(channel).queue_declare(passive=True)

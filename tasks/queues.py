@@ -1,11 +1,11 @@
-"""The queues of an organism: one name for publishing, for consuming and for looking.
+"""The queues of an organism: the same names for publishing, consuming and monitoring.
 
-A listener's queue is, in this order, the one that its `queue` names, the one that the app's
-`task_routes` give its task, and the organism's own. `with_routes` settles that once, when the
-organism joins an app; from then on `Organism.queue_of` is the answer everywhere.
+A listener's queue is the one that its `queue` names, else the one that the app's `task_routes`
+give its task, else the organism's own. `with_routes` decides this once, when the organism joins an
+app; from then on all code asks `Organism.queue_of`.
 
-The app's settings stay as they are. The organism's queues are added to those that the app's
-workers consume from by default; a worker that is started with `-Q` serves exactly what that says.
+The app's settings are not changed. The organism's queues are added to those that the app's workers
+consume from by default; a worker that is started with `-Q` serves exactly the queues named there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from threadloom.routing import Listener, Organism
 
 
 def with_routes(organism: Organism, app: Celery) -> Organism:
-    """The organism whose listeners' queues are those that the app's `task_routes` give them.
+    """Return the organism with the queues that the app's `task_routes` give its listeners.
 
     Raises ConfigurationError for a route that names an exchange and no queue.
     """
@@ -46,23 +46,23 @@ def _routed(listener: Listener, organism: Organism, app: Celery) -> Listener:
 
 
 def add_queues(organism: Organism, app: Celery) -> None:
-    """Have the app's workers consume from the organism's queues, unless `-Q` says otherwise."""
+    """Make the app's workers consume from the organism's queues, unless started with `-Q`."""
     known: Any = app.amqp.queues
     for name in organism.queues:
         queue = known[name] if name in known else known.new_missing(name)
         if organism.depth_first and is_rabbitmq(app.conf.broker_url):
-            # RabbitMQ knows priorities only in queues that were declared with them, and takes
-            # the same queue without for another one: whoever sends here declares it like this.
+            # RabbitMQ supports priorities only in queues declared with them, and refuses to
+            # declare the same queue without them: every sender must declare it like this.
             queue.max_priority = HIGHEST_PRIORITY
         known.select_add(queue)
 
 
 def queues_of(organism: Organism, app: Celery) -> list[Queue]:
-    """The organism's queues as the app declares them."""
+    """Return the organism's queues as the app declares them."""
     known: Any = app.amqp.queues
     return [known[name] for name in organism.queues]
 
 
 def served_queues(organism: Organism, app: Celery) -> set[str]:
-    """Those of the organism's queues that this worker consumes from."""
+    """Return the names of the organism's queues that this worker consumes from."""
     return set(app.amqp.queues.consume_from) & set(organism.queues)

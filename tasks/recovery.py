@@ -1,10 +1,10 @@
-"""Leases renewed and lost things found: a bootstep of every worker's main process.
+"""Recovery: a bootstep in every worker's main process that renews leases and sweeps.
 
-There is no leader: every worker sweeps, on its own timer, and the registry gives each late thing
-to one of them. A worker renews the leases of what its pool is running (`leases.py`); one that is
-gone renews nothing, so its deliveries fall due and are published again. The same sweep publishes
-what a crash kept in an outbox, fires joins at their deadline and removes conversations whose
-retention is over.
+There is no leader: every worker sweeps on its own timer, and the registry gives each overdue item
+to one of them. A worker renews the leases of the deliveries that its pool is running (`leases.py`).
+A dead worker renews nothing, so its deliveries fall due and are published again. The sweep also
+publishes what a crash left in an outbox, fires joins at their deadline and removes conversations
+whose retention is over.
 """
 
 from __future__ import annotations
@@ -37,35 +37,34 @@ from threadloom.tasks.unacknowledged import Unacknowledged
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
-#: where Celery's pool of forked processes is
+#: the module of Celery's pool of forked processes
 _PREFORK = "celery.concurrency.prefork"
-#: s between two renewals of the claims to the worker's queues: three in a claim's time
+#: s between two renewals of the claims on the worker's queues: three within a claim's lifetime
 CLAIM_S = CLAIM_MS / 3000
-#: ms for which a worker counts as there after its last sweep
+#: ms for which a worker counts as present after its last sweep
 PRESENCE_MS = 5_000
-#: s between two looks at the pool's processes. Celery looks when the pipe of one closes, which
-#: a process that is killed does before it can be waited for; its own next look is 5 s later.
+#: s between two checks of the pool's processes. Celery checks when a process's pipe closes, but a
+#: killed process closes it before it can be waited for, and Celery's next check is 5 s later.
 POOL_LOOK_S = 0.5
-#: ms after which a message that nobody began is looked for in the broker
+#: ms after which a published message that no worker has begun is looked for in the broker
 LOST_AFTER_MS = 3_000
-#: ms after which the worker that holds a message back says so: before anybody else looks for it
+#: ms after which a worker reports a message that it holds back, before another one looks for it
 VOUCH_AFTER_MS = LOST_AFTER_MS // 2
-#: ms by which a message was overtaken in its queue before that counts; clocks differ
+#: ms by which a later message must have overtaken one that counts as lost; clocks differ
 OVERTAKEN_BY_MS = 2_000
-#: ms after which a late thing that was taken in hand is late again: a worker may die between
-#: taking it and publishing it, as after any commit, and it costs no more then
+#: ms until a reclaimed item is due again, in case the worker dies before publishing it
 RETRY_IN_MS = 3_000
-#: things taken in hand per sweep, so that the worker's timer stays responsive
+#: most items reclaimed per sweep, so that the worker's timer stays responsive
 SWEEP_LIMIT = 200
-#: s after which a sweep takes nothing more in hand: with a broker that is connected and silent,
-#: each publishing holds the worker up for seconds
+#: s after which a sweep reclaims no further item: with a broker that is connected but silent, each
+#: publishing blocks the worker for seconds
 SWEEP_BUDGET_S = 1.0
-#: sweeps between two looks at what has expired
+#: sweeps between two removals of expired conversations
 EXPIRE_EVERY = 30
 
 
 class RecoveryStep(bootsteps.StartStopStep):
-    """Claims the worker's queues, starts renewal and sweep with it, and stops them with it."""
+    """Claims the worker's queues; starts and stops lease renewal and sweep with the worker."""
 
     requires = ("celery.worker.components:Timer", "celery.worker.components:Pool")
 
@@ -78,9 +77,9 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._sweeps = 0
         self._leases: LeaseKeeper | None = None
         self._unacknowledged = Unacknowledged(worker.app, runtime.organism)
-        #: the registry did not answer when it was last asked
+        #: true: the registry did not answer the last call
         self._away = False
-        #: monotonic s before which nothing is taken over
+        #: monotonic s before which no delivery is taken over
         self._rest_until = 0.0
 
     def start(self, worker: Any) -> None:
@@ -102,7 +101,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._entries = []
         self._unacknowledged.close()
         if self._leases is not None:
-            self._leases.finish()  # the pool is drained next, for as long as its handlers take
+            self._leases.finish()  # next the pool is drained, which lasts until its handlers end
 
     @staticmethod
     def _look_at_pool(worker: Any, runtime: Runtime) -> None:
@@ -123,13 +122,13 @@ class RecoveryStep(bootsteps.StartStopStep):
 
     def _renew_claims(self, worker: Any, runtime: Runtime) -> None:
         if self._loses_queues(worker, runtime):
-            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # a warm shutdown: what runs is finished
+            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # warm shutdown: handlers finish
 
     @staticmethod
     def _loses_queues(worker: Any, runtime: Runtime) -> bool:
-        """Claim the queues that this worker serves; whether another organism holds one of them.
+        """Claim the queues that this worker serves; True if another organism holds one of them.
 
-        A broker that does not answer refuses nobody: the claim is made when it is back.
+        False if the broker does not answer: the claim is made when it is back.
         """
         served = served_queues(runtime.organism, worker.app)
         connection = worker.app.connection_for_write()
@@ -168,7 +167,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         try:
             running = listener_requests(state.active_requests)
             restored = self._unacknowledged.sweep([*waiting, *running])
-        except Exception as exc:  # whatever kombu raises for a broker that is away
+        except Exception as exc:  # any error of kombu for a broker that does not answer
             self._unacknowledged.close()
             logger.warning("unacknowledged.not_looked_at reason=%r", exc)
             return
@@ -176,13 +175,14 @@ class RecoveryStep(bootsteps.StartStopStep):
             logger.warning("unacknowledged.handed_out messages=%d", restored)
 
     def _resting(self, runtime: Runtime) -> bool:
-        """Whether the registry has been back for less than a lease.
+        """Whether the registry has been answering again for less than one lease time.
 
-        Leases ran out while nobody could renew them; those who hold them come first.
+        Leases expired while no worker could renew them. For one lease time nothing is taken over,
+        so that their holders can renew them first.
         """
         lease_s = runtime.lease_ms / 1000
         asked = time.monotonic()
-        runtime.backend.due(limit=1)  # raises as long as it is away
+        runtime.backend.due(limit=1)  # raises while the registry does not answer
         answered = time.monotonic()
         if self._away or answered - asked > lease_s / 2:
             self._away = False
@@ -191,15 +191,14 @@ class RecoveryStep(bootsteps.StartStopStep):
 
 
 def processes_of(worker: Any) -> int:
-    """How many messages a worker's pool runs at once."""
+    """Return how many tasks a worker's pool runs at once."""
     return int(worker.pool.num_processes or worker.concurrency)
 
 
 def in_hand(consumer: Any) -> list[Request]:
-    """The listeners' messages that this worker has taken and not begun.
+    """Return the listeners' messages that this worker has received and not begun.
 
-    It keeps some back for their rate limit or their time, and has taken others ahead of time for
-    its pool.
+    Some are held back by a rate limit or an ETA, others are prefetched for the pool.
     """
     buckets = [bucket for bucket in consumer.task_buckets.values() if bucket is not None]
     limited = {request for bucket in buckets for request, _ in list(bucket.contents)}
@@ -212,22 +211,23 @@ def in_hand(consumer: Any) -> list[Request]:
 
 
 def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
-    """Keep every worker from taking these messages for lost, though nobody has begun them.
+    """Keep all workers from treating these messages, which this worker holds unbegun, as lost.
 
-    Else each would be published once more, and the copies fill the worker's prefetch or use the
-    rate limit up. Whoever holds them says so again with each sweep; if it is lost, they are
-    missed as late as any others.
+    Otherwise each would be published again, and the copies would fill the worker's prefetch or
+    use up the rate limit. The worker reports its messages in each sweep; if it dies, they count as
+    lost after the same time as any others.
     """
     ends = tuple(f"|{delivery}" for request in held for _, delivery in turns_of(request))
     if not ends:
         return
     for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):
         if due.member.endswith(ends):
-            runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)  # and do not
+            # This restarts the message's time in `sent`; the publication it returns is not used.
+            runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)
 
 
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
-    """Take late things in hand and publish what comes of it; returns how many messages."""
+    """Reclaim overdue items and publish the messages that follow; return how many were sent."""
     silent = canonical(content_of(timeout_fault()).element)
     published = republish_lost(runtime, publisher)
     until = time.monotonic() + SWEEP_BUDGET_S
@@ -242,12 +242,13 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
 
 
 def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
-    """Publish again what the broker has lost; returns how many messages.
+    """Publish again the messages that the broker has lost; return how many.
 
-    A message that nobody has begun may wait its turn, or be gone: a broker restarted without
-    its messages, a queue purged, a worker killed with the message in hand. It is gone if its
-    queue is empty, or if it was overtaken by one published later; or a busy worker has reserved
-    it, in which case an idle one may as well have it: whoever begins it second skips it.
+    A message that no worker has begun may still be queued, or be lost: the broker restarted
+    without its messages, the queue was purged, or a worker was killed while it held the message.
+    It counts as lost if its queue is empty, or if a message published later was received before
+    it. A busy worker may have reserved it instead; then the copy gives it to an idle worker, and
+    the worker that begins it second skips it.
     """
     unbegun = runtime.backend.unbegun(older_than_ms=LOST_AFTER_MS, limit=SWEEP_LIMIT)
     if not unbegun:
@@ -266,10 +267,10 @@ def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
 
 
 def _overtaken_after_ms(runtime: Runtime, busy: Set[str]) -> int | None:
-    """How old an unbegun message is at least that was overtaken, in whichever busy queue.
+    """Return the age in ms from which an unbegun message in any busy queue counts as overtaken.
 
-    None where that cannot be said: in a queue of which this worker gets nothing, or where
-    priorities let the later ones pass.
+    None if this is unknown: this worker has received nothing from one of the queues, or later
+    messages may pass because of their priority.
     """
     if not busy or runtime.organism.depth_first or not busy <= runtime.newest_ms.keys():
         return None
@@ -284,7 +285,7 @@ def _republish(
     older_than_ms: int,
     queues: Set[str],
 ) -> int:
-    """Publish those again that are so old and belong to one of the queues; returns how many."""
+    """Publish again the messages of these queues that are old enough; return how many."""
     published = 0
     until = time.monotonic() + SWEEP_BUDGET_S
     for due in unbegun:

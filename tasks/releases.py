@@ -1,4 +1,4 @@
-"""How whoever injected a conversation is told of its end: through Celery's result store."""
+"""The release of an ending: a conversation's value or error as its injector's Celery result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def value_of(ending: Ending) -> Any:
-    """What an injector's `AsyncResult.get()` gives. Raises ConversationError for a fault."""
+    """Return the value for the injector's `AsyncResult.get()`; ConversationError for a fault."""
     if ending.status is ConversationStatus.COMPLETED:
         return ending.value
     value = ending.value or {}
@@ -26,9 +26,9 @@ def value_of(ending: Ending) -> Any:
 
 
 def hand_over(task: Task[Any, Any], conversation: str, ending: Ending, runtime: Runtime) -> None:
-    """Store a result as Celery does for the task of a message, where there is no such message.
+    """Store the result of a conversation that has no message, as Celery does for a task.
 
-    With a result store or a registry that does not answer, the sweep has it done again.
+    If the result store or the registry does not answer, the sweep repeats the release.
     """
     request = Context(
         id=conversation, root_id=conversation, task=task.name, hostname=task.request.hostname
@@ -38,7 +38,7 @@ def hand_over(task: Task[Any, Any], conversation: str, ending: Ending, runtime: 
             task.backend.mark_as_done(conversation, value_of(ending), request=request)
         except ConversationError as exc:
             task.backend.mark_as_failure(conversation, exc, request=request)
-    except Exception as exc:  # whatever a result backend raises that is away
+    except Exception as exc:  # any error of a result backend that does not answer
         logger.warning("result.not_stored conversation=%s reason=%r", conversation, exc)
         return
     runtime.reached(Point.RETURNED, None)

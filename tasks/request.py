@@ -1,7 +1,7 @@
-"""The main process's view of a running delivery: it hears when a pool process is gone.
+"""The worker's request class for listeners, which gives up the lease when a pool process dies.
 
-The pool child that held the lease cannot report its own death. Telling the registry here
-makes the delivery available at once, instead of when its lease expires.
+A pool process cannot report its own death. The main process tells the registry here, so that the
+delivery is available at once instead of when its lease expires.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def turns_of(request: Request) -> list[tuple[str, str]]:
 
 
 def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Celery's own way to take a message in, but for those that are no delivery of ours.
+    """Return Celery's handler of received messages, with two checks before it.
 
-    On a body that is none of a task it stumbles: one message ends the worker, and, given back,
-    the next one. A message that another organism published is left to that organism.
+    A body that is not a task's is rejected: Celery would crash on it, and so would the next worker
+    that got the requeued message. A message of another organism is acknowledged and not run.
     """
     handle = default(task, app, consumer, **options)
     runtime = runtime_of(app)
@@ -58,10 +58,10 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
 
 
 def _is_of_another(runtime: Runtime, message: Any) -> bool:
-    """Whether another organism published a message; says so in the log.
+    """Whether another organism published a message; if so, an error is logged.
 
-    Such a message is not needed: the delivery lies in the registry of its organism, whose
-    workers find that nobody has begun it, and publish it again.
+    Such a message is not needed: its delivery is stored in the registry of that organism, whose
+    workers notice that it was not begun, and publish it again.
     """
     sender = (message.headers or {}).get(ORGANISM_HEADER, runtime.organism.name)
     if sender == runtime.organism.name:
@@ -76,12 +76,12 @@ def _is_of_another(runtime: Runtime, message: Any) -> bool:
 
 
 def _note_age(runtime: Runtime, message: Any) -> None:
-    """Remember how far a queue has come: what was published before has been given out."""
+    """Record the publishing time of the newest message received from the queue so far."""
     sent_ms = (message.headers or {}).get(SENT_HEADER)
     if isinstance(sent_ms, int):
         queue = message.delivery_info.get("routing_key")
         newest_ms = max(sent_ms, runtime.newest_ms.get(queue, 0))
-        runtime.newest_ms[queue] = min(newest_ms, now_ms())  # anybody may write a header
+        runtime.newest_ms[queue] = min(newest_ms, now_ms())  # a header may hold any number
 
 
 def _is_task_body(body: object) -> bool:
@@ -94,12 +94,12 @@ def _is_task_body(body: object) -> bool:
 
 
 class DeliveryRequest(Request):
-    """A Celery request that gives its delivery's lease up when its process is lost."""
+    """A Celery request that gives up its delivery's lease when its pool process is lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # What a lost connection may raise where a message of its is acknowledged. With kombu 5.7
-        # on Redis that is this one too, and one that is not in the list ends the worker.
+        # Errors of a lost connection when one of its messages is acknowledged. An error that is
+        # not listed ends the worker, and kombu 5.7 on Redis also raises AttributeError.
         self._connection_errors = (*self.connection_errors, AttributeError)
 
     def on_failure(
@@ -107,7 +107,7 @@ class DeliveryRequest(Request):
     ) -> Any:
         exc = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps some
         if isinstance(exc, TimeLimitExceeded):
-            return None  # the pool says it twice; `on_timeout` follows and deals with it
+            return None  # the pool reports a timeout twice; `on_timeout` follows and handles it
         if isinstance(exc, WorkerLostError | SystemExit):
             # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
             self._abandon(Abandonment.LOST)
@@ -116,8 +116,8 @@ class DeliveryRequest(Request):
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         if soft:
             return super().on_timeout(soft, timeout)
-        # Celery's own way would store a failure and go on with the canvas, while the planner
-        # is still to say who gets the error and whether the conversation ends by it.
+        # Celery's own method would store a failure and continue the canvas, although the planner
+        # has not yet decided who gets the error and whether the conversation ends with it.
         task_ready(self)
         logger.error("delivery.hard_timeout message_id=%s timeout_s=%s", self.id, timeout)
         publisher = Publisher(self.task.app, runtime_of(self.task.app))
@@ -127,7 +127,7 @@ class DeliveryRequest(Request):
         return self.acknowledge()
 
     def _abandon(self, reason: str) -> list[Publication]:
-        """Give up what the lost process held; the messages to publish for it."""
+        """Give up the leases of the lost process; return the messages to publish for it."""
         runtime = runtime_of(self.task.app)
         try:
             given_up = [
@@ -135,7 +135,7 @@ class DeliveryRequest(Request):
                 for conversation, turn in turns_of(self)
             ]
         except RegistryUnavailableError as exc:
-            # The lease expires by itself, and the sweep takes the delivery up then.
+            # The lease expires by itself, and then the sweep reclaims the delivery.
             logger.warning("lease.not_given_up message_id=%s reason=%s", self.id, exc)
             return []
         return [publication for publication in given_up if publication is not None]

@@ -1,6 +1,7 @@
-"""What one process needs to carry an organism out: the organism, its registry, its name.
+"""The state of one organism in one process: the organism, its registry, the worker's name.
 
-There is no global: everything hangs on the Celery app, so two organisms may share a process.
+There is no global state: everything is attached to the Celery app, so that two organisms may
+share a process.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from threadloom.routing.records import Delivery
 from threadloom.routing.store import Published
 from threadloom.tasks.overtime import OvertimeBoard
 
-#: a delivery is taken over when its lease was not renewed for so long
+#: ms without renewal after which a lease expires and its delivery is taken over
 LEASE_MS = 4_000
-#: lanes of a fan-out: at least, and while no worker has said yet that it is there
+#: lanes of a fan-out: the minimum, and the number while no worker has announced itself
 LEAST_LANES, UNKNOWN_LANES = 4, 64
-#: seconds after which the workers are counted again
+#: seconds for which a count of the workers is used
 LANES_FOR_S = 5.0
 
 
-#: the two bits that every UUID of this variant has, before two random ones
+#: maps a random hex digit to a UUID variant digit: the bits 10, then two random bits
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class Point:
-    """The points of a delivery's way between two of its effects, in their order."""
+    """The points between two effects of a delivery, in their order; see `Runtime.reached`."""
 
     BEGUN = "begun"
     #: the handler has returned
@@ -51,7 +52,7 @@ class Point:
 
 
 def new_id() -> str:
-    """A random UUID v4, as `str(uuid.uuid4())`, in half the time: a hop takes two."""
+    """Return a random UUID v4 like `str(uuid.uuid4())` in half the time; a hop needs two ids."""
     digits = os.urandom(16).hex()
     variant = _VARIANTS[digits[16]]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -68,39 +69,38 @@ class Runtime:
     owner: str = field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     )
-    #: told when a run has reached a point of its way: (`Point`, the delivery, where that is
-    #: known). Tests of what a crash there leaves behind end the process in it; otherwise nobody
-    #: listens.
+    #: called when a turn reaches a `Point`, with the point and the delivery, if that is known.
+    #: Tests use it to kill the process there; otherwise it does nothing.
     reached: Callable[[str, Delivery | None], None] = field(default=lambda *_: None, repr=False)
     #: whether task events are sent; set by the worker
     sends_events: bool = False
-    #: where a pool process says how long it may take; set by the worker, if it has such a pool
+    #: deadlines of the pool's processes; set by the worker if its pool forks processes
     overtime: OvertimeBoard | None = field(default=None, repr=False)
-    #: by queue: when the newest message that this worker received was published, ms since 1970
+    #: queue to the publishing time of the newest message that this worker received, ms since 1970
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
-    #: published by this process and still to be cleared from the outbox, by conversation
+    #: conversation to its deliveries that are published and not yet cleared from the outbox
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
-    #: the messages of one fan-out that keep the workers busy, and when that was found out
+    #: the number of lanes of one fan-out, and the monotonic s at which it was determined
     _lanes: int = field(default=0, repr=False)
     _lanes_at: float = field(default=0.0, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)
     _runner_pid: int = 0
 
     def clear_later(self, conversation: str, deliveries: Sequence[str]) -> None:
-        """Have published deliveries cleared by the next `begin` of this process."""
+        """Leave the clearing of published deliveries to the next `begin` of this process."""
         if deliveries:
             self._uncleared.setdefault(conversation, []).extend(deliveries)
 
     def take_uncleared(self) -> Published:
-        """What is to be cleared now; the caller does so."""
+        """Return and forget the deliveries to clear; the caller clears them."""
         taken, self._uncleared = self._uncleared, {}
         return taken
 
     def lanes(self) -> int:
-        """How many messages of one fan-out keep all workers busy; looked up every few seconds."""
+        """Return how many messages of one fan-out keep all workers busy; cached for LANES_FOR_S."""
         if not self._lanes or time.monotonic() - self._lanes_at > LANES_FOR_S:
             processes = self.backend.processes()
-            # One that each process runs and one that it finds when it is done.
+            # Per process: one message that it runs, and one that is ready when it has finished.
             self._lanes = max(2 * processes, LEAST_LANES) if processes else UNKNOWN_LANES
             self._lanes_at = time.monotonic()
         return self._lanes
@@ -113,14 +113,14 @@ class Runtime:
         return self._runner
 
     def discard_runner(self) -> None:
-        """Drop an event loop that a timeout broke out of; the next delivery gets a new one."""
+        """Drop an event loop that a timeout has interrupted; the next delivery gets a new one."""
         if self._runner is not None:
             self._runner.close()
         self._runner = None
 
 
 def runtime_of(app: Celery) -> Runtime:
-    """The runtime `create_app` put on the app. Raises TypeError for any other app."""
+    """Return the runtime that `create_app` or `attach` set on the app; else TypeError."""
     runtime = getattr(app, "threadloom", None)
     if not isinstance(runtime, Runtime):
         raise TypeError("this Celery app was not made by tasks.create_app")

@@ -1,7 +1,7 @@
 """What a process does before it makes the app: where it imports from, and how it tells errors.
 
-Celery prints a traceback for whatever loading its app raises. Inside Celery's own command the
-text of a ThreadloomError says more, so it ends the process in the traceback's place.
+Celery prints a traceback for any error of loading its app. The text of a ThreadloomError is more
+useful, so within Celery's own command it is printed instead, and the process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from threadloom.config import ThreadloomError
 
-#: the exit status of a command that was called wrongly
+#: the exit status for wrong usage of a command
 EXIT_STATUS = 2
 
 
@@ -44,8 +44,8 @@ def import_from_working_directory() -> None:
 def told_by_celery() -> Iterator[None]:
     """End the `celery` command with the text of a ThreadloomError that the body raises.
 
-    Elsewhere the error passes through. An AttributeError becomes a RuntimeError: Celery takes it
-    for a module without an app, and hides the cause.
+    In other processes the error propagates. An AttributeError becomes a RuntimeError, because
+    Celery would take it for a module without an app and hide its cause.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def told_by_celery() -> Iterator[None]:
 
 
 def _is_celery_command() -> bool:
-    command = sys.modules.get("celery.bin.celery")  # loaded exactly if that command runs
+    command = sys.modules.get("celery.bin.celery")  # loaded only if that command runs
     context = click.get_current_context(silent=True)
     return (
         command is not None

@@ -1,14 +1,14 @@
-"""Conversations that were injected together, and share a message.
+"""Shared messages: conversations that were injected together and travel in one message.
 
-What a message costs the broker, and Celery's main process, is several times what a short
-conversation takes. So `inject_many` has one message for many conversations: whoever gets it begins
-them one after another, as if each had come by itself, until its slice is over. What is left then
-goes back into the queue in two halves: conversations that take long soon have many workers at them,
-and others who wait in the queue get their turn.
+A message costs the broker and Celery's main process several times as much as a short conversation.
+So `inject_many` publishes one message for many conversations. The worker that gets it begins them
+one after another, as if each had its own message, until its slice ends. The rest goes back into
+the queue in two halves: so long conversations soon occupy many workers, and other messages in the
+queue are served in between.
 
-Each conversation is still a task of its own for whoever looks: its result under its own id, its
-events, its lease. One that takes long keeps back those behind it in its message until it is done,
-or until the sweep finds that nobody has begun them (three seconds) and publishes each by itself.
+Each conversation still has its own result, events and lease, and shows as a task of its own. A
+long conversation delays those behind it in its message until it is done, or until the sweep finds
+(after three seconds) that they were not begun, and publishes each by itself.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: conversations that share a message at most, which keeps it under 8 kB where ids are UUIDs
+#: most conversations in a message, which keeps it below 8 kB if the ids are UUIDs
 MOST = 100
 
 
 def per_message(count: int, listener: Listener, organism: Organism, lanes: int) -> int:
-    """How many of `count` conversations share a message, while `lanes` of them keep all busy.
+    """Return how many of `count` conversations share a message; `lanes` messages busy all workers.
 
-    One, where a message stands for a turn: a queue of its own, a rate limit, `local: false`.
+    1 if each delivery needs its own message: own queue, rate limit, `local: false`, or no slice.
     """
     if not listener.local_s or not organism.local_slice_ms:
         return 1
@@ -43,9 +43,9 @@ def per_message(count: int, listener: Listener, organism: Organism, lanes: int) 
 
 
 def carry_out(task: ListenerTask, conversations: Sequence[str]) -> str:
-    """Begin conversations in turn while the slice lasts, and put the rest back; says so in a line.
+    """Begin conversations one by one within the slice and requeue the rest; return a summary line.
 
-    One that was begun before, by whoever had the message then, is left.
+    A conversation that an earlier delivery of the message has begun is skipped.
     """
     until = time.monotonic() + task.runtime.organism.local_slice_ms / 1000
     for position, conversation in enumerate(conversations):
@@ -59,9 +59,9 @@ def carry_out(task: ListenerTask, conversations: Sequence[str]) -> str:
 
 
 def put_back(task: ListenerTask, conversations: Sequence[str]) -> None:
-    """Publish what was not begun once more, in two halves.
+    """Publish the conversations that were not begun again, in two halves.
 
-    Never raises for a broker or registry that does not answer: the sweep finds them then.
+    Never raises for a broker or registry that does not answer: the sweep then publishes them.
     """
     half = (len(conversations) + 1) // 2
     try:

@@ -1,14 +1,15 @@
-"""What a dead worker had in hand of a Redis broker, handed out again within seconds.
+"""Redelivery, within seconds, of the messages that a dead worker held on a Redis broker.
 
-Redis has no acknowledgements: kombu keeps a message that a worker has taken in a hash and, by the
-time of taking, in a sorted set, and hands it out again after the visibility timeout, which is an
-hour unless the app says otherwise. For Celery's other tasks that time has to be longer than any
-of them runs or waits, so it is left alone here.
+Redis has no acknowledgements. kombu keeps a message that a worker has received in a hash and, with
+the time of receipt, in a sorted set, and redelivers it after the visibility timeout, one hour by
+default. For Celery's other tasks that timeout must be longer than any of them runs or waits, so it
+is not changed here.
 
-So every worker moves the times of the listeners' messages that it holds on with each sweep, and
-hands out again those whose time has stood still. A plain `send_task` that its worker had not begun
-is in nobody else's knowledge. A delivery that the registry knows is found without this, mostly
-sooner; its message is then skipped, and does not lie about for an hour.
+Instead, in each sweep every worker updates the times of the listeners' messages that it holds, and
+redelivers messages whose time was not updated. This is the only way to recover a plain `send_task`
+message that its worker had not begun, because the registry does not know it yet. A delivery in the
+registry is recovered without this, mostly sooner; its message is then redelivered and skipped
+instead of remaining in the hash for an hour.
 """
 
 from __future__ import annotations
@@ -26,36 +27,36 @@ from threadloom.routing import Organism
 
 #: header of our own messages: the organism that published them
 ORGANISM_HEADER = "threadloom_organism"
-#: s after which a message whose time was not moved on is handed out again
+#: s after which a message whose time was not updated is redelivered
 STALE_S = 10.0
-#: messages looked at in one sweep
+#: most messages examined in one sweep
 _PAGE = 200
 
 
 class Unacknowledged:
-    """The messages for an organism's listeners that workers hold, as one worker sees them.
+    """Redelivers the unacknowledged messages of dead workers for one organism's listeners.
 
-    Costs one command per sweep and one per message that came since: a message of somebody else
-    is looked at once. Does nothing on brokers that hand out a lost connection's messages
-    themselves. Methods raise what kombu's connection raises for a broker that does not answer.
+    A sweep costs one command, and one per message that became stale since the last sweep. Does
+    nothing on brokers that themselves redeliver the messages of a lost connection. If the broker
+    does not answer, the methods raise the errors of kombu's connection.
     """
 
     def __init__(self, app: Celery, organism: Organism) -> None:
         self._app = app
         self._organism = organism
         self._connection: Any = None
-        #: the time up to which everything that is left was looked at, and belongs to others
+        #: all messages with a time up to this one were examined; those left are not ours
         self._looked_until = 0.0
 
     def close(self) -> None:
-        """Forget the connection; the next call opens another one."""
+        """Close the connection; the next call opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):  # it may be broken, and is not needed any more
+            with suppress(Exception):  # it may be broken and is not needed any more
                 connection.close()
 
     def sweep(self, held: Iterable[Request]) -> int:
-        """Say that `held` are in hand here, hand out what nobody says so of; returns how many."""
+        """Update the times of `held`, redeliver stale messages, and return how many."""
         channel = self._channel()
         if channel is None:
             return 0
@@ -82,20 +83,20 @@ class Unacknowledged:
         for tag, taken_at in found:
             raw = client.hget(channel.unacked_key, tag)
             if raw is not None and self._is_ours(raw):
-                # kombu's own way, in one transaction: whoever comes second finds nothing.
+                # kombu's own transaction: if two workers do this, the second finds nothing.
                 channel.qos.restore_by_tag(tag, client)
                 restored += 1
             self._looked_until = taken_at
         return restored
 
     def _is_ours(self, raw: bytes) -> bool:
-        """Whether it is a message for a listener, on a queue of the organism."""
+        """Whether this is a message for a listener, on a queue of the organism."""
         try:
             message, exchange, routing_key = json.loads(raw)
             headers = message["headers"]
             sender = headers.get(ORGANISM_HEADER, self._organism.name)
             known = headers["task"] in self._organism.listeners
         except (ValueError, KeyError, TypeError, AttributeError):
-            return False  # nothing that a listener could be sent
+            return False  # not a message in Celery's format, so not for a listener
         queues = {exchange, routing_key} & set(self._organism.queues)
         return known and sender == self._organism.name and bool(queues)

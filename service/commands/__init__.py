@@ -1,4 +1,4 @@
-"""The subcommands of `threadloom`, one module each, and what their errors look like."""
+"""The subcommands of `threadloom`, one module each, and the display of their errors."""
 
 from threadloom.service.commands.application import run
 

@@ -1,4 +1,4 @@
-"""The command line as a whole: its subcommands, and every error as one readable message."""
+"""The command line as a whole: its subcommands, and each error shown as one message."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _threadloom(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; the arguments are the process's own.
+    """Run the command line and return its exit status; the default arguments are `sys.argv`'s.
 
-    Every error of the project's tree is told in one message; others keep their traceback.
+    Every error of the project's tree is shown as one message; others show their traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

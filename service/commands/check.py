@@ -1,4 +1,4 @@
-"""`threadloom check`: what starting would find, without starting."""
+"""`threadloom check`: list the problems that would prevent a start, without starting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from threadloom.service.display import console, counted, duration, one_line, pla
 
 
 def check(organism: OrganismArgument = DEFAULT_FILE, as_json: AsJson = False) -> None:
-    """Check an organism file: every problem that starting would find, each with its place."""
+    """Check an organism file: list every problem that prevents a start, each with its place."""
     try:
         _, found = examine(organism, os.environ)
     except ConfigurationError as exc:
@@ -42,13 +42,13 @@ def check(organism: OrganismArgument = DEFAULT_FILE, as_json: AsJson = False) ->
 
 
 def counted_queues(organism: Organism) -> str:
-    """The queues to send to: `queue desk`, `queues desk, slow`."""
+    """Return the names of the organism's queues: `queue desk`, `queues desk, slow`."""
     names = ", ".join(map(plain, organism.queues))
     return f"{'queue' if len(organism.queues) == 1 else 'queues'} {names}"
 
 
 def listener_table(listeners: list[Listener]) -> Table:
-    """The listeners as people look for them: what each takes, and whom it may call."""
+    """Return a table of the listeners: payloads, peers, time limit and description."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("listener", "takes", "may call", "time limit", "description"):
         table.add_column(title, overflow="fold")

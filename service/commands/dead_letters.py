@@ -1,4 +1,4 @@
-"""`threadloom dead-letters`: deliveries that failed for good, to look at, replay or drop."""
+"""`threadloom dead-letters`: list, show, replay or drop deliveries that failed for good."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-#: dead letters that one round trip brings
+#: dead letters read in one round trip
 _PAGE = 200
 
 Ids = Annotated[
@@ -52,7 +52,7 @@ All = Annotated[bool, typer.Option("--all", help="All that there are now.")]
 
 
 class NoDeadLetterError(PermanentError):
-    """A delivery that is none of the dead letters."""
+    """No dead letter has this delivery id."""
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(delivery_id)
@@ -80,7 +80,7 @@ def list_(
     """List the deliveries that failed for good, newest first."""
     with closing(running_registry(organism, os.environ)) as registry:
         position = _find(registry, before).position if before is not None else None
-        # One more than is shown tells whether there is another page.
+        # One more than is shown is read, to know whether there is another page.
         found = list(islice(_newest_first(registry, limit + 1, position), limit + 1))
     page, more = found[:limit], len(found) > limit
     if as_json:
@@ -104,7 +104,7 @@ def show(
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
 ) -> None:
-    """Show one of them: its place, its payload, and what its handler raised."""
+    """Show one dead letter: its place, its payload, and the error that its handler raised."""
     with closing(running_registry(organism, os.environ)) as registry:
         letter = _find(registry, delivery)
         thread = registry.thread(letter.conversation, letter.delivery.thread)
@@ -119,7 +119,7 @@ def show(
 
 
 def letter_data(letter: DeadLetter) -> dict[str, Any]:
-    """A dead letter as JSON shows it; `error` is what its handler raised."""
+    """Return a dead letter for JSON; `error` is the exception that its handler raised."""
     delivery = letter.delivery
     return {
         "id": delivery.id,
@@ -208,9 +208,9 @@ def replay(
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
 ) -> None:
-    """Run dead letters again, with all their retries, once their cause is mended.
+    """Run dead letters again, with all their retries, after their cause is fixed.
 
-    A conversation that had ended with an error goes on, and whoever sent it can read its value.
+    A conversation that had ended with an error continues, and its sender can read its value.
     """
     _check(deliveries, everything)
     with closing(running_app(organism, os.environ)) as celery:
@@ -230,7 +230,7 @@ def drop(
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
 ) -> None:
-    """Forget dead letters; their conversations and logs stay as they are."""
+    """Delete dead letters; their conversations and logs are not changed."""
     _check(deliveries, everything)
     with closing(running_registry(organism, os.environ)) as registry:
 
@@ -249,8 +249,8 @@ def _check(deliveries: list[str] | None, everything: bool) -> None:
 def _each(
     registry: SharedBackend, deliveries: list[str] | None, act: Callable[[DeadLetter], bool]
 ) -> tuple[list[str], dict[str, PermanentError]]:
-    """Act on the named dead letters, or on all there are now: those done; by id, why others not."""
-    # Read to the end first: one that is replayed may fail, and be a new one, at once.
+    """Act on the named dead letters or on all; return the ids done and the errors by id."""
+    # Read all of them first: a replayed dead letter may fail at once and become a new one.
     known = {letter.delivery.id: letter for letter in _newest_first(registry)}
     done: list[str] = []
     refused: dict[str, PermanentError] = {}

@@ -21,10 +21,10 @@ def kill(
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
 ) -> None:
-    """End a conversation now: nothing of it begins any more.
+    """End a conversation now: none of its deliveries starts any more.
 
-    Whoever sent it gets an error. A handler that runs is not interrupted; its answer is dropped
-    and logged. One that has ended stays as it is.
+    Its sender gets an error. A handler that is running is not interrupted; its response is
+    dropped and logged. A conversation that has ended is not changed.
     """
     with closing(running_app(organism, os.environ)) as app:
         killed = tasks.kill(app, conversation)

@@ -1,4 +1,4 @@
-"""`threadloom send`: start a conversation, and read what comes of it."""
+"""`threadloom send`: start a conversation and, on request, wait for its value."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from threadloom.service.commands.options import FAILED, NOT_IN_TIME, AsJson, Org
 from threadloom.service.deployment import DEFAULT_FILE, running_app
 from threadloom.service.display import console, counted, duration, ending_text, plain, print_json
 
-#: seconds between two looks at the registry
+#: seconds between two reads of the registry
 _LOOK_S = 0.1
-#: seconds within which a worker that runs answers
+#: seconds within which a running worker answers a ping
 _PING_S = 1.0
 _INTERRUPTED = 130
 _FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
 
 
 class SendError(PermanentError):
-    """What was to be sent cannot be; the text says why."""
+    """The message cannot be sent; the text gives the reason."""
 
 
 def send(
@@ -61,7 +61,7 @@ def send(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a message to a listener: it starts a conversation.
+    """Send a message to a listener, which starts a conversation.
 
     Prints the conversation's id or, with --wait, the value that it ends with.
 
@@ -107,14 +107,14 @@ def _listener(app: Celery, name: str) -> Listener:
 
 
 def _parsed(text: str, listener: Listener) -> Any:
-    """The payload as `threadloom.inject` takes it: a mapping, or XML text."""
+    """Return the payload in a form that `threadloom.inject` accepts: a mapping, or XML text."""
     if text.lstrip().startswith("<"):
         return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
         if listener.repair:
-            return text  # whatever a language model wrote around its XML
+            return text  # XML with other text around it, as a language model writes it
         raise SendError(_refusal(f"it is neither JSON ({exc}) nor XML", listener)) from exc
     if isinstance(value, dict):
         return value
@@ -122,7 +122,7 @@ def _parsed(text: str, listener: Listener) -> Any:
 
 
 def _injected(app: Celery, target: Listener, text: str, conversation: str | None) -> str:
-    """Start the conversation; returns its id."""
+    """Start the conversation and return its id."""
     try:
         payload = _parsed(text, target)
         return str(tasks.inject(app, target.name, payload, conversation_id=conversation).id)
@@ -139,10 +139,10 @@ def _refusal(reason: str, listener: Listener) -> str:
 
 
 def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversation:
-    """The conversation once it has ended, or as it is when the time is over.
+    """Return the conversation once it has ended, or in its state when the timeout is reached.
 
-    It asks the registry, which also knows the progress: waiting for Celery's result would wake
-    once a second only, and never where the organism's results go elsewhere.
+    This polls the registry, which also has the progress. Waiting for Celery's result would
+    notice the end only once a second, and never if the organism's results are stored elsewhere.
     """
     deadline_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
     err = console(stderr=True)
@@ -180,7 +180,7 @@ def _progress(found: Conversation) -> Text:
 
 
 def _show(app: Celery, found: Conversation, *, as_json: bool) -> int:
-    """Print how a conversation stands; returns the exit status."""
+    """Print a conversation's value, error or state, and return the exit status."""
     completed = found.status is ConversationStatus.COMPLETED
     ended = found.status in _FINAL
     if as_json:
@@ -214,7 +214,7 @@ def _tell_not_in_time(app: Celery, found: Conversation) -> None:
 
 def _worker_answers(app: Celery) -> bool:
     if not app.conf.worker_enable_remote_control:
-        return True  # nobody would answer
+        return True  # without remote control a running worker does not answer either
     try:
         return bool(app.control.ping(timeout=_PING_S, limit=1))
     except OperationalError:

@@ -1,4 +1,4 @@
-"""`threadloom thread ID`: one conversation, as its call tree and as a timeline."""
+"""`threadloom thread ID`: show one conversation as a call tree and as a timeline."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from threadloom.service.display import (
     status_text,
 )
 
-#: log entries that one round trip brings
+#: log entries read in one round trip
 _PAGE = 1_000
-#: what happened to a delivery: in which words, and how they look
+#: event name to the words and the style in which the timeline shows it
 _HAPPENED: Mapping[str, tuple[str, str]] = {
     LogEvent.NOTE: ("note", "red"),
     LogEvent.ABANDONED: ("abandoned", "yellow"),
@@ -45,13 +45,13 @@ _HAPPENED: Mapping[str, tuple[str, str]] = {
     LogEvent.DEAD_LETTER: ("✗ dead letter", "bold red"),
     LogEvent.REPLAYED: ("↻ replayed", "cyan"),
 }
-#: threads of one name below one thread that the tree shows before it counts the others
+#: most child threads of the same name that the tree shows below one thread; it counts the others
 _ALIKE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything the registry has of one conversation."""
+    """All data that the registry has of one conversation."""
 
     conversation: Conversation
     threads: Mapping[str, Thread]
@@ -71,7 +71,7 @@ def thread(
     ] = 200,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show one conversation: who called whom, and what happened when."""
+    """Show one conversation: its call tree, and a timeline of its messages and events."""
     with closing(running_registry(organism, os.environ)) as registry:
         story = _read(registry, conversation)
     if as_json:
@@ -100,7 +100,7 @@ def _log(registry: SharedBackend, conversation: str) -> Iterator[LogEntry]:
 def print_story(out: Console, story: Story, *, limit: int, xml: bool) -> None:
     """Print a conversation's facts, its call tree and its timeline.
 
-    Of a log of more than `limit` lines the middle is left out; `xml` adds every envelope.
+    If the log has more than `limit` lines, its middle is left out; `xml` adds every envelope.
     """
     out.print(_head(story.conversation))
     out.print()
@@ -130,7 +130,7 @@ def _head(found: Conversation) -> Table:
 
 
 def _tree(story: Story) -> Tree:
-    """The call tree: one line per thread, with how many messages came on it."""
+    """Return the call tree: one line per thread, with the number of its messages."""
     messages = Counter(entry.detail["delivery"].thread for entry in story.log if _told(entry))
     children: dict[str | None, list[Thread]] = {}
     positions = {id_: position for position, id_ in enumerate(messages)}
@@ -139,7 +139,7 @@ def _tree(story: Story) -> Tree:
         parent = each.parent if each.parent in story.threads else None
         children.setdefault(parent, []).append(each)
     top = Tree(Text("call tree", "dim"), guide_style="dim")
-    # An own stack: how deep a conversation calls is the organism's affair.
+    # An explicit stack instead of recursion: a call chain may be deeper than Python's stack.
     open_branches: list[tuple[Tree, str | None]] = [(top, None)]
     while open_branches:
         branch, parent = open_branches.pop()
@@ -192,20 +192,20 @@ def _timeline(story: Story, entries: list[LogEntry], *, xml: bool) -> Table:
 
 
 def _offset(ms: int) -> str:
-    """The time since the beginning: `+84 ms`, `+3.0 s`, `+1:02:05`."""
+    """Return the time since the conversation began: `+84 ms`, `+3.0 s`, `+1:02:05`."""
     if ms < 60_000:
         return f"+{duration(ms)}" if ms < 10_000 else f"+{ms / 1000:.1f} s"
     return f"+{timedelta(seconds=ms // 1000)}"
 
 
 def _line(story: Story, entry: LogEntry) -> tuple[Text, Text]:
-    """What happened, and what it was about."""
+    """Return the event, and the payload, text or value that belongs to it."""
     detail = entry.detail
     if _told(entry):
         return _message_line(entry.event, detail["delivery"])
     if entry.event == "ended":
         found, status = story.conversation, str(detail["text"])
-        # An earlier end, before a replay: how it ended then is not kept.
+        # The value of an earlier end, before a replay, is not kept.
         value = found.value if status == found.status else None
         return status_text(status), ending_text(status, value)
     if entry.event == "waiting":
@@ -229,12 +229,12 @@ def _message_line(event: str, delivery: Delivery) -> tuple[Text, Text]:
         (" once joined" if delivery.held and event == LogEvent.MESSAGE else "", "dim"),
     )  # fmt: skip
     payload = element_text(parse_envelope(delivery.envelope).payload)
-    payload.no_wrap, payload.overflow = True, "ellipsis"  # --xml and --json have it all
+    payload.no_wrap, payload.overflow = True, "ellipsis"  # --xml and --json show it in full
     return way, payload
 
 
 def _subject(story: Story, delivery_id: str) -> str:
-    """Whose delivery that was."""
+    """Return the listener of a delivery, or the delivery's id if its message is not in the log."""
     for entry in story.log:
         if _told(entry) and entry.detail["delivery"].id == delivery_id:
             return plain(entry.detail["delivery"].to)
@@ -242,7 +242,7 @@ def _subject(story: Story, delivery_id: str) -> str:
 
 
 def _told(entry: LogEntry) -> bool:
-    """Whether an entry carries its message; one that was forgotten leaves only its id."""
+    """Whether an entry carries its message; of a message that was dropped only the id is left."""
     return isinstance(entry.detail.get("delivery"), Delivery)
 
 

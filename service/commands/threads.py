@@ -1,4 +1,4 @@
-"""`threadloom threads`: the conversations, newest first, page by page."""
+"""`threadloom threads`: list the conversations, newest first, page by page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from threadloom.service.display import (
     status_text,
 )
 
-#: conversations that one round trip brings
+#: conversations read in one round trip
 _PAGE = 200
 
 
@@ -50,7 +50,8 @@ def threads(
     """List the conversations, newest first."""
     with closing(running_registry(organism, os.environ)) as registry:
         matching = (c for c in _newest_first(registry, before, limit) if status in (None, c.status))
-        # One more than is shown tells whether there is another page. Sifting may take long.
+        # One more than is shown is read, to know whether there is another page. Filtering by
+        # status may take long, so a spinner is shown.
         with console(stderr=True).status("looking …") if status else nullcontext():
             found = list(islice(matching, limit + 1))
     page, more = found[:limit], len(found) > limit
@@ -68,7 +69,7 @@ def threads(
 
 
 def conversation_data(found: Conversation) -> dict[str, Any]:
-    """A conversation as JSON shows it."""
+    """Return a conversation for JSON."""
     return {
         "id": found.id,
         "status": found.status.value,

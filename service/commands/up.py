@@ -1,4 +1,4 @@
-"""`threadloom up`: a worker and, unless one is named, a Redis of the organism's own."""
+"""`threadloom up`: run a worker and, unless a Redis is named, an embedded Redis."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from threadloom.service.manager_process import ManagerProcess, ManagerTakenError
 from threadloom.service.signals import SignalQueue
 from threadloom.service.worker_process import WorkerProcess, told
 
-#: seconds between two questions whether the worker is ready
+#: seconds between two pings that ask whether the worker is ready
 _READY_POLL_S = 0.5
 
 
 class LogLevel(StrEnum):
-    """How much of its work the worker logs."""
+    """The log levels of the worker."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -73,8 +73,8 @@ def up(
 ) -> None:  # fmt: skip
     """Start an organism on this machine: check it, then run its worker until Ctrl-C.
 
-    It brings a Redis of its own, whose data is kept for the next time, unless the file or
-    THREADLOOM_REDIS_URL names one. The status goes to standard output, the log to standard error.
+    Unless the file or THREADLOOM_REDIS_URL names a Redis, it starts one and keeps its data for
+    the next start. The status goes to standard output, the log to standard error.
     """
     config, found = examine(organism, os.environ)
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def up(
 
 def _heard() -> list[signal.Signals]:
     heard = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
-    # Under nohup the end of the terminal is to be ignored.
+    # Under nohup, SIGHUP must stay ignored.
     return heard if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*heard, signal.SIGHUP]
 
 
@@ -173,19 +173,19 @@ def _status(
 
 
 def _example(organism: Organism, names: list[str]) -> str:
-    """A listener and a payload that it takes, as a shell wants them."""
+    """Return a listener and an example of its payload, quoted for a shell."""
     if not names:
         return "LISTENER PAYLOAD"
     kind = next(iter(organism.listeners[names[0]].accepts.values()))
     try:
         payload = json.dumps(kind.to_json(kind.example()), ensure_ascii=False)
-    except PayloadDefinitionError:  # a class may have no example that we could think of
+    except PayloadDefinitionError:  # `example` cannot construct a value of every class
         return f"{shlex.quote(names[0])} PAYLOAD"
     return f"{shlex.quote(names[0])} {shlex.quote(payload)}"
 
 
 class _Watch:
-    """Waits for the worker's end, and passes on what is asked for meanwhile."""
+    """Waits for the worker to end, and forwards requests to stop meanwhile."""
 
     def __init__(
         self,
@@ -196,11 +196,11 @@ class _Watch:
     ) -> None:
         self._app = app
         self._worker = worker
-        #: what the worker cannot do without, and its process ids
+        #: name to process id of each server that the worker needs
         self._servers = servers
         self._signals = signals
         self._out = console()
-        # An organism may have switched off what tells us that the worker is ready.
+        # Without remote control the worker cannot be asked whether it is ready.
         self._ready = not app.conf.worker_enable_remote_control
         self._pause_s = 0.0
         self._lost = ""
@@ -230,7 +230,7 @@ class _Watch:
             answers = self._app.control.ping(
                 destination=[self._worker.hostname], timeout=_READY_POLL_S, limit=1
             )
-        except OperationalError:  # the worker logs it, and goes on trying
+        except OperationalError:  # the worker logs the lost broker and keeps reconnecting
             self._pause_s = _READY_POLL_S
             return
         if answers:
@@ -238,7 +238,7 @@ class _Watch:
             self._out.print(Text.assemble(("● ", "green"), ("ready", "bold")))
 
     def _stop(self) -> None:
-        self._ready = True  # nobody asks any more
+        self._ready = True  # no more pings: readiness does not matter once a stop is requested
         self._worker.request_stop()
         if self._worker.stops == 1:
             self._out.print("stopping once running handlers are done; Ctrl-C again to end them")

@@ -74,7 +74,8 @@ def _import_everything() -> None:
         "celery.__main__", "celery.app.amqp", "celery.app.control", "celery.app.events",
         "celery.apps.worker", "celery.backends.redis", "celery.bin.celery",
         "celery.concurrency.prefork", "celery.events", "celery.worker.consumer",
-        "celery.worker.strategy", "kombu.transport.redis", "redis", "tasks", "tests.recording",
+        "celery.worker.strategy", "kombu.transport.redis", "redis", "tests.recording",
+        "threadloom.tasks",
     ):  # fmt: skip
         importlib.import_module(name)
 
