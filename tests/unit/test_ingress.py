@@ -15,7 +15,7 @@ from threadloom.routing.envelope import CORE_NAMESPACE, NAMESPACE, build_envelop
 from threadloom.routing.errors import InvalidEnvelopeError
 from threadloom.routing.faults import Huh, SystemError, routing_fault
 from threadloom.routing.ingress import ENVELOPE_BYTES, STEPS, Gate, from_outside, from_registry
-from threadloom.routing.payloads.payload import XML, PayloadType, payload, payload_type
+from threadloom.routing.payloads import XML, PayloadType, payload, payload_type
 
 
 @payload

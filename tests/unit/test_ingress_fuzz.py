@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from threadloom.routing import Huh, InvalidEnvelopeError, build_envelope
 from threadloom.routing.envelope import NAMESPACE
 from threadloom.routing.ingress import Gate, from_outside, from_registry
-from threadloom.routing.payloads import canonical
-from threadloom.routing.payloads.payload import XML, payload, payload_type
+from threadloom.routing.payloads import XML, canonical, payload, payload_type
 
 
 @payload

@@ -15,8 +15,7 @@ import pytest
 from lxml import etree
 
 from threadloom.routing import InvalidPayloadError, PayloadDefinitionError
-from threadloom.routing.payloads import canonical, parse_xml
-from threadloom.routing.payloads.payload import XML, payload, payload_type
+from threadloom.routing.payloads import XML, canonical, parse_xml, payload, payload_type
 
 
 class Colour(Enum):

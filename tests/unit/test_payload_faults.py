@@ -8,7 +8,7 @@ import pytest
 
 from threadloom.routing import faults
 from threadloom.routing.faults import MAX_ATTEMPT_BYTES, MAX_ERROR_CHARS, Huh
-from threadloom.routing.payloads.payload import payload_type
+from threadloom.routing.payloads import payload_type
 
 CYCLE: list[object] = []
 CYCLE.append(CYCLE)

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from threadloom.routing import build_envelope, parse_envelope
 from threadloom.routing.envelope import NAMESPACE
-from threadloom.routing.payloads import canonical, parse_xml
+from threadloom.routing.payloads import XML, canonical, parse_xml, payload, payload_type
 from threadloom.routing.payloads.markup import ILLEGAL_CHARACTER
-from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 class Suit(Enum):

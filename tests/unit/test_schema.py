@@ -10,9 +10,8 @@ import pytest
 from lxml import etree
 
 from threadloom.routing import PayloadDefinitionError
-from threadloom.routing.payloads import parse_xml
+from threadloom.routing.payloads import XML, parse_xml, payload, payload_type
 from threadloom.routing.payloads.markup import schema_faults
-from threadloom.routing.payloads.payload import XML, payload, payload_type
 
 
 class Colour(Enum):
