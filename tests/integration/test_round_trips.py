@@ -19,7 +19,7 @@ from tests.wire import listening
 #: what the workers' main processes send as time goes by, or for several hops together
 _BY_TIME = {
     *("BRPOP", "PING", "TIME", "ZRANGE", "ZRANGEBYSCORE", "PUBLISH", "SET", "GET", "EVAL"),
-    *("EVALSHA workers", "EVALSHA renew"),
+    *("EVALSHA workers", "EVALSHA renew", "ZADD XX"),
 }
 SHORT, LONG = 20, 120
 #: what kombu does for a message that is not acknowledged yet, and once it is
