@@ -67,7 +67,10 @@ def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
         assert lasting not in ttls_ms
         assert max(ttls_ms) <= _KEPT_S * 1000
         # What stays for a moment is the lock under which workers look for what is unacknowledged.
-        assert {key[-6:] for key in client.scan_iter("*unacked*")} <= {b"_mutex"}
+        eventually(
+            lambda: {key[-6:] for key in client.scan_iter("*unacked*")} <= {b"_mutex"},
+            what="every message is acknowledged",
+        )
         after = eventually(lambda: left(hasty, client), what="nothing left of the others")
         assert after == before
         # The format of the registry is the one thing that stays.
