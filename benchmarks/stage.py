@@ -59,7 +59,7 @@ class Stage:
         if kind not in self._apps:
             organism, url = self._organism(kind), self._server.url(1 + (kind == "queued"))
             environment = {"THREADLOOM_ORGANISM": str(organism), "THREADLOOM_REDIS_URL": url}
-            self._start_celery(kind, "tasks", environment)
+            self._start_celery(kind, "threadloom", environment)
             self._apps[kind] = tasks.create_app(organism, redis_url=url)
         return self._apps[kind]
 
@@ -89,7 +89,9 @@ class Stage:
                 for seen in monitor.listen():
                     if seen["command"] == "ECHO over":
                         return
-                    if seen["db"] == database and seen["command"].startswith("LPUSH celery"):
+                    if seen["db"] == database and seen["command"].startswith(
+                        ("LPUSH celery", "LPUSH contest")
+                    ):
                         sizes.append(len(seen["command"]))
 
             thread = threading.Thread(target=listen)
