@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def attach(
             given = redis_url or environ.get(REDIS_VARIABLE) or registry_url_of(app.conf)
             needed = config.organism.backend.type == "redis"
             backend = connect(config, url=registry_url(config, redis_url=given, required=needed))
-        _join(app, organism, backend)
+        _join(app, organism, backend, kept=set(app.amqp.queues))
     return app
 
 
@@ -160,10 +160,12 @@ def _attachment_problems(app: Celery, config: OrganismConfig, organism: Organism
     return problems
 
 
-def _join(app: Celery, organism: Organism, backend: SharedBackend) -> None:
-    """Give an app the organism's queues, tasks and bootsteps."""
+def _join(
+    app: Celery, organism: Organism, backend: SharedBackend, *, kept: Collection[str] = ()
+) -> None:
+    """Give an app the organism's queues, tasks and bootsteps; `kept`: see `add_queues`."""
     organism = with_routes(organism, app)
-    add_queues(organism, app)
+    add_queues(organism, app, kept=kept)
     runtime = Runtime(organism, backend)
     app.threadloom = runtime  # type: ignore[attr-defined]
     publisher = Publisher(app, runtime)

@@ -36,7 +36,7 @@ def claim_queues(connection: Connection, queues: Iterable[str], owner: str) -> d
     """Claim queues for an organism or renew its claims; return those that another one holds.
 
     The result maps each such queue to the organism that holds it. Safe to repeat. If the broker
-    does not answer, the connection's errors are raised.
+    does not answer, or does not permit it, the connection's and the channel's errors are raised.
     """
     claim = _claim_on_redis if _is_redis(connection) else _claim_on_rabbitmq
     holders = {queue: claim(connection, queue, owner) for queue in queues}
@@ -65,7 +65,7 @@ def _claim_on_rabbitmq(connection: Connection, queue: str, owner: str) -> str:
     with connection.channel() as channel:
         try:
             channel.queue_declare(
-                queue=_PREFIX + queue, durable=False, auto_delete=False, arguments=arguments
+                queue=_PREFIX + queue, durable=True, auto_delete=False, arguments=arguments
             )
         except PreconditionFailed as exc:
             found = _CURRENT.search(str(exc))

@@ -28,7 +28,7 @@ from threadloom.routing.records import Delivery, Join, Opening, Publication
 from threadloom.tasks import canvas
 from threadloom.tasks.confirms import confirmed_together
 from threadloom.tasks.hop_events import message_summary
-from threadloom.tasks.queues import queues_of
+from threadloom.tasks.queues import broker_url, queues_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
 from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
@@ -292,7 +292,7 @@ class Publisher:
             return None
         # RabbitMQ serves high priority numbers first, kombu's Redis transport low ones.
         deep = min(depth, HIGHEST_PRIORITY)
-        return deep if is_rabbitmq(self._app.conf.broker_url) else HIGHEST_PRIORITY - deep
+        return deep if is_rabbitmq(broker_url(self._app)) else HIGHEST_PRIORITY - deep
 
 
 def _cleared(sent: Iterable[Publication]) -> list[str]:

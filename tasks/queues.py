@@ -10,6 +10,7 @@ consume from by default; a worker that is started with `-Q` serves exactly the q
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -45,16 +46,25 @@ def _routed(listener: Listener, organism: Organism, app: Celery) -> Listener:
     return listener if name == organism.own_queue else replace(listener, queue=name)
 
 
-def add_queues(organism: Organism, app: Celery) -> None:
-    """Make the app's workers consume from the organism's queues, unless started with `-Q`."""
+def add_queues(organism: Organism, app: Celery, *, kept: Collection[str] = ()) -> None:
+    """Make the app's workers consume from the organism's queues, unless started with `-Q`.
+
+    `kept`: queues that are the app's own, whose declaration is not changed.
+    """
     known: Any = app.amqp.queues
     for name in organism.queues:
         queue = known[name] if name in known else known.new_missing(name)
-        if organism.depth_first and is_rabbitmq(app.conf.broker_url):
+        if name not in kept and organism.depth_first and is_rabbitmq(broker_url(app)):
             # RabbitMQ supports priorities only in queues declared with them, and refuses to
             # declare the same queue without them: every sender must declare it like this.
             queue.max_priority = HIGHEST_PRIORITY
         known.select_add(queue)
+
+
+def broker_url(app: Celery) -> str | list[str]:
+    """Return the URL, or URLs, of the broker that the app publishes to."""
+    url: str | list[str] | None = app.conf.broker_write_url
+    return url or "amqp://"  # Celery's own default
 
 
 def queues_of(organism: Organism, app: Celery) -> list[Queue]:

@@ -128,15 +128,16 @@ class RecoveryStep(bootsteps.StartStopStep):
     def _loses_queues(worker: Any, runtime: Runtime) -> bool:
         """Claim the queues that this worker serves; True if another organism holds one of them.
 
-        False if the broker does not answer: the claim is made when it is back.
+        False if the broker does not answer: the claim is made when it is back. False also if it
+        does not permit claims: a worker is not worth less for that, but its queues are unguarded.
         """
         served = served_queues(runtime.organism, worker.app)
         connection = worker.app.connection_for_write()
         try:
             with connection:
                 held = claim_queues(connection, served, runtime.organism.name)
-        except connection.connection_errors as exc:
-            logger.warning("queues.not_claimed reason=%r", exc)
+        except (*connection.connection_errors, *connection.channel_errors) as exc:
+            logger.warning("queues.not_claimed queues=%s reason=%r", sorted(served), exc)
             return False
         for queue, holder in held.items():
             logger.critical(
@@ -148,14 +149,14 @@ class RecoveryStep(bootsteps.StartStopStep):
         return bool(held)
 
     def _sweep(self, worker: Any, runtime: Runtime, publisher: Publisher) -> None:
+        waiting = in_hand(worker.consumer)
+        self._sweep_unacknowledged(waiting)  # also while the registry does not answer
         try:
             if self._resting(runtime):
                 return
             self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
-            waiting = in_hand(worker.consumer)
             vouch_for(waiting, runtime)
-            self._sweep_unacknowledged(waiting)
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
                 runtime.backend.expire(limit=SWEEP_LIMIT)

@@ -5,17 +5,16 @@ the time of receipt, in a sorted set, and redelivers it after the visibility tim
 default. For Celery's other tasks that timeout must be longer than any of them runs or waits, so it
 is not changed here.
 
-Instead, in each sweep every worker updates the times of the listeners' messages that it holds, and
-redelivers messages whose time was not updated. This is the only way to recover a plain `send_task`
-message that its worker had not begun, because the registry does not know it yet. A delivery in the
-registry is recovered without this, mostly sooner; its message is then redelivered and skipped
-instead of remaining in the hash for an hour.
+Instead, in each sweep every worker updates the times of the listeners' messages that it holds, by
+Redis's clock, and redelivers messages whose time was not updated. This is the only way to recover a
+plain `send_task` message that its worker had not begun, because the registry does not know it yet.
+A delivery in the registry is recovered without this, mostly sooner; its message is then redelivered
+and skipped instead of remaining in the hash for an hour.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -36,17 +35,24 @@ _PAGE = 200
 class Unacknowledged:
     """Redelivers the unacknowledged messages of dead workers for one organism's listeners.
 
-    A sweep costs one command, and one per message that became stale since the last sweep. Does
+    A sweep costs up to three commands, and one for each message that became stale since the last
+    sweep. A worker redelivers nothing until it has updated its own messages without a gap for as
+    long as it takes to become stale: after an outage the others' messages look stale, too. Does
     nothing on brokers that themselves redeliver the messages of a lost connection. If the broker
     does not answer, the methods raise the errors of kombu's connection.
     """
 
-    def __init__(self, app: Celery, organism: Organism) -> None:
+    def __init__(self, app: Celery, organism: Organism, *, stale_s: float = STALE_S) -> None:
         self._app = app
         self._organism = organism
+        self._stale_s = stale_s
         self._connection: Any = None
-        #: all messages with a time up to this one were examined; those left are not ours
+        #: all messages with an earlier time were examined; those left are not ours
         self._looked_until = 0.0
+        #: the messages with exactly that time that were examined and are not ours
+        self._looked_at: set[bytes] = set()
+        #: s since 1970, by Redis's clock: the first and the last update without a gap between
+        self._updating_since = self._updated_at = 0.0
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
@@ -60,12 +66,18 @@ class Unacknowledged:
         channel = self._channel()
         if channel is None:
             return 0
-        now = time.time()
         tags = [request.message.delivery_tag for request in held]
         with channel.conn_or_acquire() as client:
+            seconds, micros = client.time()
+            now = seconds + micros / 1_000_000
             if tags:
                 client.zadd(channel.unacked_index_key, dict.fromkeys(tags, now), xx=True)
-            return self._hand_out(channel, client, now - STALE_S)
+            if now - self._updated_at > self._stale_s / 2:  # this worker could not; could others?
+                self._updating_since = now
+            self._updated_at = now
+            if now - self._updating_since < self._stale_s:
+                return 0
+            return self._redeliver(channel, client, now - self._stale_s)
 
     def _channel(self) -> Any:
         if self._connection is None:
@@ -74,20 +86,25 @@ class Unacknowledged:
             return None
         return self._connection.default_channel
 
-    def _hand_out(self, channel: Any, client: Any, stale_at: float) -> int:
+    def _redeliver(self, channel: Any, client: Any, stale_at: float) -> int:
         found = client.zrange(
-            channel.unacked_index_key, f"({self._looked_until!r}", stale_at,
-            byscore=True, offset=0, num=_PAGE, withscores=True,
+            channel.unacked_index_key, self._looked_until, stale_at,
+            byscore=True, offset=0, num=_PAGE + len(self._looked_at), withscores=True,
         )  # fmt: skip
-        restored = 0
+        redelivered = 0
         for tag, taken_at in found:
+            if tag in self._looked_at:
+                continue
+            if taken_at > self._looked_until:
+                self._looked_until, self._looked_at = taken_at, set()
             raw = client.hget(channel.unacked_key, tag)
             if raw is not None and self._is_ours(raw):
                 # kombu's own transaction: if two workers do this, the second finds nothing.
                 channel.qos.restore_by_tag(tag, client)
-                restored += 1
-            self._looked_until = taken_at
-        return restored
+                redelivered += 1
+            else:
+                self._looked_at.add(tag)
+        return redelivered
 
     def _is_ours(self, raw: bytes) -> bool:
         """Whether this is a message for a listener, on a queue of the organism."""
