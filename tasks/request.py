@@ -46,11 +46,11 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
     runtime = runtime_of(app)
 
     def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_task_body(message.payload):
+            raise InvalidTaskError("the body is not [args, kwargs, embed]")
         if _is_of_another(runtime, message):
             message.ack_log_error(logger, consumer.connection_errors)
             return None
-        if not _is_task_body(message.payload):
-            raise InvalidTaskError("the body is not [args, kwargs, embed]")
         _note_age(runtime, message)
         return handle(message, *args, **kwargs)
 
@@ -66,6 +66,10 @@ def _is_of_another(runtime: Runtime, message: Any) -> bool:
     sender = (message.headers or {}).get(ORGANISM_HEADER, runtime.organism.name)
     if sender == runtime.organism.name:
         return False
+    body = message.payload
+    kwargs = body["kwargs"] if isinstance(body, dict) else body[1]
+    if not {CONVERSATION, TOGETHER} & kwargs.keys():
+        return False  # it holds a payload, so no registry has it: a header that anybody wrote
     logger.error(
         "message.of_another_organism organism=%r message_id=%r task=%r queue=%r: two organisms "
         "share a queue; give each its own (the key `queue` of the organism section)",

@@ -252,6 +252,16 @@ def test_a_message_of_another_organism_is_left_to_it(
         other.close()
 
 
+@pytest.mark.parametrize("header", [["desk"], 5, "another"])
+def test_a_header_that_anybody_wrote_loses_no_message(team: Deployment, header: object) -> None:
+    """A payload with our header on it is in no registry: it is taken for what it is."""
+    team.start_worker(concurrency=1)
+    app = plain_app(team)
+    sent = app.send_task("copier", [{"value": "x"}], headers={"threadloom_organism": header})
+    assert sent.get(timeout=WAIT_S)["payload"] == {"value": "x"}
+    close_app(app)
+
+
 @pytest.fixture
 def team_app() -> Iterator[Celery]:
     """An app that reaches nobody."""
