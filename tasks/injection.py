@@ -88,7 +88,7 @@ def inject(
     Returns Celery's AsyncResult: `get()` returns `{"type", "payload", "thread"}`, or None for a
     conversation without a value, or raises ConversationError. Raises ConversationError
     (code `routing`) for an unknown listener, InvalidEnvelopeError for a payload that violates the
-    listener's contract.
+    listener's contract, RegistryFormatError for a registry of another version.
     """
     [result] = inject_many(app, to, [payload], from_id=from_id, ids=[conversation_id])
     return result
@@ -114,6 +114,7 @@ def inject_many(
         fault = routing_fault()
         raise ConversationError(fault.code, fault.message, fault.retry_allowed)
     admitted = [_admitted(payload, listener, app) for payload in payloads]
+    runtime.require_format()
     names = [name or new_id() for name in (ids if ids is not None else [None] * len(admitted))]
     count = len(admitted)
     together = 1 if count < 2 else per_message(count, listener, runtime.organism, runtime.lanes())

@@ -112,7 +112,7 @@ class RecoveryStep(bootsteps.StartStopStep):
     @staticmethod
     def _cannot_read_registry(runtime: Runtime) -> bool:
         try:
-            runtime.backend.check_format()
+            runtime.require_format()
         except RegistryFormatError as exc:
             logger.critical("registry.of_another_version reason=%s", exc)
             return True
@@ -153,6 +153,9 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._sweep_unacknowledged(waiting)  # also while the registry does not answer
         try:
             if self._resting(runtime):
+                return
+            if self._cannot_read_registry(runtime):  # it did not answer when the worker started
+                state.should_stop = EX_FAILURE  # type: ignore[assignment]
                 return
             self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)

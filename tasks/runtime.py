@@ -85,6 +85,16 @@ class Runtime:
     _lanes_at: float = field(default=0.0, repr=False)
     _runner: asyncio.Runner | None = field(default=None, repr=False)
     _runner_pid: int = 0
+    _format_is_known: bool = field(default=False, repr=False)
+
+    def require_format(self) -> None:
+        """Check, once, that this version of Threadloom can work with the registry.
+
+        Raises RegistryFormatError if it cannot, RegistryUnavailableError if it is not known yet.
+        """
+        if not self._format_is_known:
+            self.backend.check_format()
+            self._format_is_known = True
 
     def clear_later(self, conversation: str, deliveries: Sequence[str]) -> None:
         """Leave the clearing of published deliveries to the next `begin` of this process."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.desk import close_app
 from tests.harness import ORGANISMS, ROOT, START_TIMEOUT_S
 from tests.stories import Bench
+from threadloom import tasks
 from threadloom.routing.backends import RedisBackend
 from threadloom.routing.errors import RegistryFormatError
 from threadloom.routing.store import FORMAT
@@ -50,6 +52,16 @@ def test_neither_worker_nor_command_starts_on_it(redis_client: redis.Redis, redi
     assert listing.returncode == 2
     assert "written by a newer version" in listing.stderr.replace("\n", " ")
     assert redis_client.keys("tl:*") == [KEY.encode()]
+
+
+def test_nothing_is_injected_into_it(redis_client: redis.Redis, redis_url: str) -> None:
+    """A sender of another version would write what the workers cannot read."""
+    redis_client.set(KEY, FORMAT + 1)
+    app = tasks.create_app(ORGANISMS / "desk" / "organism.yaml", redis_url=redis_url)
+    with pytest.raises(RegistryFormatError):
+        tasks.inject(app, "clerk", {"number": 1})
+    assert redis_client.keys() == [KEY.encode()]
+    close_app(app)
 
 
 def _run(*module: str, organism: Path, url: str) -> subprocess.CompletedProcess[str]:
