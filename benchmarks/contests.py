@@ -7,7 +7,9 @@ guarantee stands beside the numbers in docs/performance.md.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ ITEMS = 10_000
 #: what DBOS does in the time of a cup of tea
 FEW = 300
 _WAIT_S = 600.0
+#: A bare chord takes about two minutes here, and now and then its body never runs: then the next
+#: one is measured.
+_CHORD_S, _CHORDS = 400.0, 3
 
 Contestant = Callable[[Stage], float]
 
@@ -113,7 +118,11 @@ def buffer(items: int) -> Contestant:
 def chord(on: Stage) -> float:
     bare = on.bare()
     canvas = celery.chord((bare.step.s(n) for n in range(ITEMS)), bare.collect.s())
-    return timed(lambda: canvas.apply_async().get(timeout=_WAIT_S))
+    for _ in range(_CHORDS):
+        with suppress(celery.exceptions.TimeoutError):
+            return timed(lambda: canvas.apply_async().get(timeout=_CHORD_S))
+        warnings.warn("a bare chord's body never ran: measured once more", stacklevel=1)
+    raise RuntimeError(f"{_CHORDS} bare chords in a row never ran their body")
 
 
 def chunks(on: Stage) -> float:
