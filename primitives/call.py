@@ -42,12 +42,12 @@ class SystemCall:
         """Whether a payload is small enough to be sent."""
         return len(canonical(content_of(payload).element)) <= self.organism.max_payload_bytes
 
-    def fired(self, join: str) -> JoinState:
+    def fired(self, join_id: str) -> JoinState:
         """The join whose body this run is. Raises LookupError for anybody else's.
 
         The message that says so could be written by anyone; the delivery's id could not.
         """
-        state = self.stored.join(join)
-        if state is None or state.join.body != self.frame.delivery.id:
-            raise LookupError(f"join {join!r} has not fired for this delivery")
+        state = self.stored.join(join_id)
+        if state is None or state.join.body_id != self.frame.delivery.id:
+            raise LookupError(f"join {join_id!r} has not fired for this delivery")
         return state

@@ -41,13 +41,13 @@ class ContextSlot:
 class ContextBuffer:
     """The threads' messages of one conversation."""
 
-    def __init__(self, backend: ReadingStore, conversation: str) -> None:
+    def __init__(self, backend: ReadingStore, conversation_id: str) -> None:
         self._backend = backend
-        self._conversation = conversation
+        self._conversation = conversation_id
 
     def read(
         self,
-        thread: str,
+        thread_id: str,
         *,
         limit: int = DEFAULT_LIMIT,
         payload_name: str | None = None,
@@ -59,7 +59,7 @@ class ContextBuffer:
         """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        found = self._backend.context(self._conversation, thread, limit=limit)
+        found = self._backend.context(self._conversation, thread_id, limit=limit)
         return tuple(
             _slot(number, delivery)
             for number, delivery in found
@@ -77,7 +77,7 @@ class ContextBuffer:
     def _read_up_to(self, delivery: Delivery) -> tuple[ContextSlot, ...]:
         limit = DEFAULT_LIMIT
         while True:
-            slots = self.read(delivery.thread, limit=limit)
+            slots = self.read(delivery.thread_id, limit=limit)
             for position, slot in enumerate(slots):
                 if slot.message_id == delivery.id:
                     return slots[: position + 1]

@@ -65,8 +65,8 @@ class Draft:
         if frame.delivery.scope:
             silent = canonical(content_of(silent_fault()).element)
         return Transition(
-            conversation=frame.conversation,
-            delivery=frame.delivery.id,
+            conversation_id=frame.conversation_id,
+            delivery_id=frame.delivery.id,
             attempt=frame.attempt,
             deliveries=tuple(self.deliveries),
             threads=tuple(self.threads),
@@ -93,20 +93,22 @@ class Draft:
             )
         return content
 
-    def child_thread(self, parent: str, chain: tuple[str, ...], name: str) -> str:
-        """The one child thread of `parent` for `name`: known, proposed before, or proposed now."""
-        known = self.frame.children.get((parent, name)) or self.children.get((parent, name))
+    def child_thread(self, parent_id: str, chain: tuple[str, ...], name: str) -> str:
+        """The child thread of `parent_id` for `name`: known, proposed before, or proposed now."""
+        known = self.frame.children.get((parent_id, name)) or self.children.get((parent_id, name))
         if known is not None:
             return known
         proposed = self.new_id()
-        self.children[parent, name] = proposed
-        self.threads.append(Thread(proposed, chain, parent))
+        self.children[parent_id, name] = proposed
+        self.threads.append(Thread(proposed, chain, parent_id))
         return proposed
 
-    def deliver(self, to: str, thread: str, from_id: str, content: Content, depth: int) -> None:
+    def deliver(self, to: str, thread_id: str, from_id: str, content: Content, depth: int) -> None:
         """Add a delivery within this run's own branch."""
         scope = self.frame.delivery.scope
-        self.deliveries.append(self.new_delivery(to, thread, from_id, content, scope, depth=depth))
+        self.deliveries.append(
+            self.new_delivery(to, thread_id, from_id, content, scope, depth=depth)
+        )
 
     def hold_for_itself(self, payload: Any) -> Delivery:
         """Add a delivery to this listener on this thread, held until a join releases it."""
@@ -118,21 +120,21 @@ class Draft:
         return delivery
 
     def new_delivery(
-        self, to: str, thread: str, from_id: str, content: Content, scope: Scope, *,
+        self, to: str, thread_id: str, from_id: str, content: Content, scope: Scope, *,
         depth: int, delivery_id: str = "", held: bool = False, answer_within_ms: int = 0,
     ) -> Delivery:  # fmt: skip
         """A delivery that this run causes; it is not added yet."""
         listener = self.organism.listeners.get(to)
         return Delivery(
             id=delivery_id or self.new_id(),
-            thread=thread,
+            thread_id=thread_id,
             from_id=from_id,
             to=to,
             payload_name=content.name,
             payload_path=content.path,
-            envelope=build_envelope(from_id, to, thread, content.element),
+            envelope=build_envelope(from_id, to, thread_id, content.element),
             scope=scope,
-            parent=self.frame.delivery.id,
+            parent_id=self.frame.delivery.id,
             depth=depth,
             held=held,
             opens_branch=bool(scope) and scope != self.frame.delivery.scope,

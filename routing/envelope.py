@@ -58,7 +58,7 @@ class Envelope(Struct, frozen=True):
 def build_envelope(
     from_id: str,
     to: str | None,
-    thread: str,
+    thread_id: str,
     payload: etree._Element | bytes,
     *,
     extra_meta: Sequence[etree._Element] = (),
@@ -71,21 +71,21 @@ def build_envelope(
     Raises InvalidEnvelopeError (step "build") for a name that XML cannot carry.
     """
     body = payload if isinstance(payload, bytes) else canonical(payload)
-    names = (from_id, thread) if to is None else (from_id, to, thread)
+    names = (from_id, thread_id) if to is None else (from_id, to, thread_id)
     is_plain = not _PREFIXED_ROOT.match(body) and _NAMESPACE not in body
     if extra_meta or not is_plain or not all(map(_PLAIN.fullmatch, names)):
         element = parse_canonical(payload) if isinstance(payload, bytes) else payload
-        return _build_as_tree(from_id, to, thread, element, extra_meta)
+        return _build_as_tree(from_id, to, thread_id, element, extra_meta)
     # What libxml2 would write, at a fifth of the time: each hop builds one or two of these.
     addressee = "" if to is None else f"<to>{to}</to>"
-    head = f"{_HEAD}<from>{from_id}</from>{addressee}<thread>{thread}</thread></meta>"
+    head = f"{_HEAD}<from>{from_id}</from>{addressee}<thread>{thread_id}</thread></meta>"
     return b"".join((head.encode(), saying_default(body), b"</message>"))
 
 
 def _build_as_tree(
     from_id: str,
     to: str | None,
-    thread: str,
+    thread_id: str,
     payload: etree._Element,
     extra_meta: Sequence[etree._Element],
 ) -> bytes:
@@ -95,7 +95,7 @@ def _build_as_tree(
         etree.SubElement(meta, _FROM).text = from_id
         if to is not None:
             etree.SubElement(meta, _TO).text = to
-        etree.SubElement(meta, _THREAD).text = thread
+        etree.SubElement(meta, _THREAD).text = thread_id
     except ValueError as exc:
         raise InvalidEnvelopeError("build", [str(exc)]) from exc
     for element in extra_meta:

@@ -94,7 +94,7 @@ def from_registry(data: bytes, gate: Gate) -> Ingress:
     return run(Ingress(gate, "registry", data))
 
 
-def from_outside(raw: object, gate: Gate, *, thread: str, from_id: str = "external") -> Ingress:
+def from_outside(raw: object, gate: Gate, *, thread_id: str, from_id: str = "external") -> Ingress:
     """Take in what somebody else sent: XML text or bytes, or a mapping of JSON values.
 
     Or an element that a payload class has made of an object of its own.
@@ -103,7 +103,7 @@ def from_outside(raw: object, gate: Gate, *, thread: str, from_id: str = "extern
     `thread`, as the result of another listener does), `payload` being such a mapping or XML
     text. Raises InvalidEnvelopeError.
     """
-    return run(Ingress(gate, "external", raw, from_id, thread))
+    return run(Ingress(gate, "external", raw, from_id, thread_id))
 
 
 def run(state: Ingress) -> Ingress:

@@ -67,7 +67,7 @@ def undeclared(element: etree._Element, listener: Listener) -> str:
 def admit(raw: Any, listener: Listener, organism: Organism) -> Admitted:
     """The payload of something from outside. Raises InvalidEnvelopeError."""
     gate = Gate(listener.name, listener.accepts, organism.max_payload_bytes, repair=listener.repair)
-    state = from_outside(raw, gate, thread="")
+    state = from_outside(raw, gate, thread_id="")
     kind, element = state.payload_type, state.envelope.payload
     assert kind is not None  # from outside, only what was declared gets this far
     payload = state.canonical if element is state.root else canonical(element)

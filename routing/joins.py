@@ -35,12 +35,12 @@ def open_join(draft: Draft, fan: FanOut) -> None:
     join = Join(
         id=join_id,
         kind=draft.own_name,
-        thread=draft.frame.thread.id,
+        thread_id=draft.frame.thread.id,
         total=fan.total,
         need_ok=fan.need_ok,
         need_failed=fan.need_failed,
-        body=body.id if body else None,
-        deliveries=ids,
+        body_id=body.id if body else None,
+        delivery_ids=ids,
         targets=fan.targets,
         window=fan.window,
         released=min(fan.released, len(fan.inputs)),
@@ -95,7 +95,7 @@ def _open_branch(draft: Draft, join: Join, index: int, element: Any, *, held: bo
             name, thread.id, opener.chain[-2], content,
             (*draft.frame.delivery.scope, branch),
             depth=thread.depth,
-            delivery_id=join.deliveries[index] if join.is_chained else "",
+            delivery_id=join.delivery_ids[index] if join.is_chained else "",
             held=held,
             answer_within_ms=join.item_timeout_ms,
         )
@@ -108,16 +108,16 @@ def _next_in_chain(
     step = draft.frame.thread  # (…, initiator, whoever opened the join, this branch)
     name = join.target(index)
     branch = Branch(join.id, index)
-    thread = Thread(draft.new_id(), (*step.chain[:-1], name), step.parent, branch)
+    thread = Thread(draft.new_id(), (*step.chain[:-1], name), step.parent_id, branch)
     scope = (*_scope_around(draft, join.id), branch)
     delivery = draft.new_delivery(
         name, thread.id, step.chain[-3], content, scope,
-        depth=thread.depth, delivery_id=join.deliveries[index],
+        depth=thread.depth, delivery_id=join.delivery_ids[index],
     )  # fmt: skip
     return thread, delivery
 
 
-def _scope_around(draft: Draft, join: str) -> Scope:
+def _scope_around(draft: Draft, join_id: str) -> Scope:
     scope = draft.frame.delivery.scope
-    joins = [branch.join for branch in scope]
-    return scope[: joins.index(join)] if join in joins else scope
+    joins = [branch.join_id for branch in scope]
+    return scope[: joins.index(join_id)] if join_id in joins else scope

@@ -44,13 +44,13 @@ def content_of(payload: Any) -> Content:
     return Content(element, kind.name, kind.path, is_fault, lambda: kind.to_json(payload))
 
 
-def ending_of(content: Content, thread: str, *, repairs: str = "") -> Ending:
+def ending_of(content: Content, thread_id: str, *, repairs: str = "") -> Ending:
     """How a first-hop reply ends the conversation for whoever injected it.
 
     `repairs` says what was repaired in the injected XML; the value then carries it as `huh`.
     """
     if not content.is_fault:
-        value = {"type": content.name, "payload": content.value, "thread": thread}
+        value = {"type": content.name, "payload": content.value, "thread": thread_id}
         if repairs:
             value["huh"] = repairs
         return Ending(ConversationStatus.COMPLETED, value)

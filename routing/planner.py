@@ -36,7 +36,7 @@ SYSTEM = "system"
 
 
 def open_conversation(
-    conversation: str,
+    conversation_id: str,
     listener: Listener,
     admitted: Admitted,
     *,
@@ -49,15 +49,15 @@ def open_conversation(
     root = Thread(root_thread, (from_id,))
     thread = Thread(new_id(), (from_id, listener.name), root_thread, repairs=admitted.repairs)
     entry = Delivery(
-        id=conversation,
-        thread=thread.id,
+        id=conversation_id,
+        thread_id=thread.id,
         from_id=from_id,
         to=listener.name,
         payload_name=admitted.name,
         payload_path=admitted.path,
         envelope=build_envelope(from_id, listener.name, thread.id, admitted.payload),
     )
-    return Opening(conversation, entry, root, thread, canvas)
+    return Opening(conversation_id, entry, root, thread, canvas)
 
 
 def plan(
@@ -136,13 +136,15 @@ class _Planning:
             self._end(content)
         else:
             assert thread.caller is not None
-            assert thread.parent is not None
-            draft.deliver(thread.caller, thread.parent, draft.own_name, content, thread.depth - 1)
+            assert thread.parent_id is not None
+            draft.deliver(
+                thread.caller, thread.parent_id, draft.own_name, content, thread.depth - 1
+            )
 
     def _end(self, content: Content) -> None:
         if self._draft.ending is None:
             thread = self._frame.thread
-            self._draft.ending = ending_of(content, thread.parent or "", repairs=thread.repairs)
+            self._draft.ending = ending_of(content, thread.parent_id or "", repairs=thread.repairs)
 
     # --- calls -------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class _Planning:
 
     def _forward(self, forward: Forward) -> None:
         draft, thread = self._draft, self._frame.thread
-        assert thread.parent is not None
+        assert thread.parent_id is not None
         refused = refusal(forward.to, self._frame, draft.organism)
         if refused:
             self._fail(Fault(routing_fault(), refused))
@@ -197,9 +199,9 @@ class _Planning:
             return
         chain = (*thread.chain[:-1], forward.to)
         if thread.branch is None:
-            child = draft.child_thread(thread.parent, chain, forward.to)
+            child = draft.child_thread(thread.parent_id, chain, forward.to)
         else:
-            stand_in = Thread(draft.new_id(), chain, thread.parent, thread.branch)
+            stand_in = Thread(draft.new_id(), chain, thread.parent_id, thread.branch)
             draft.threads.append(stand_in)
             child = stand_in.id
         self._deliver_call(forward.to, child, thread.chain[-2], content, thread.depth)
@@ -207,7 +209,7 @@ class _Planning:
     def _wait(self, prompt: str) -> None:
         draft, delivery = self._draft, self._frame.delivery
         draft.waits.append(
-            Wait(draft.new_id(), delivery.thread, draft.own_name, prompt, delivery.scope)
+            Wait(draft.new_id(), delivery.thread_id, draft.own_name, prompt, delivery.scope)
         )
 
     def _fan_out(self, fan: FanOut) -> None:
@@ -227,13 +229,13 @@ class _Planning:
     # --- the delivery limit ------------------------------------------------------------
 
     def _deliver_call(
-        self, to: str, thread: str, from_id: str, content: Content, depth: int
+        self, to: str, thread_id: str, from_id: str, content: Content, depth: int
     ) -> None:
         if self._over_limit:
             self._limit_reply()
             return
         self._draft.calls = True
-        self._draft.deliver(to, thread, from_id, content, depth)
+        self._draft.deliver(to, thread_id, from_id, content, depth)
 
     def _limit_reply(self) -> None:
         """Past the delivery limit nothing is called any more: the limit goes up the chain."""

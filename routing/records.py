@@ -6,7 +6,8 @@ registry knows when a branch has ended without an answer. A *join* is open until
 firing it releases its *body*: a delivery, held until then, to the listener that opened it.
 
 `Thread`, `Delivery`, `Join` and `Wait` are also the rows of a store: msgspec writes them as JSON
-with the field names below (or their `rename`), and omits each field that is at its default.
+with the field names below, or the shorter ones of `rename`, and omits each field that is at its
+default.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from threadloom.routing.states import Abandonment, ConversationStatus, LogEvent,
 class Branch(NamedTuple):
     """One index of one join."""
 
-    join: str
+    join_id: str
     index: int  # type: ignore[assignment]  # nobody looks for a position in a branch
 
 
@@ -30,7 +31,7 @@ class Branch(NamedTuple):
 Scope = tuple[Branch, ...]
 
 
-class Thread(Struct, frozen=True, gc=False, omit_defaults=True):
+class Thread(Struct, frozen=True, gc=False, omit_defaults=True, rename={"parent_id": "parent"}):
     """One position in a conversation's call tree."""
 
     #: stored as the name of the row, which leaves it out
@@ -38,7 +39,7 @@ class Thread(Struct, frozen=True, gc=False, omit_defaults=True):
     #: who called whom on the way here, the injector first; never empty
     chain: tuple[str, ...] = ()
     #: the caller's thread; None for the injector's own
-    parent: str | None = None
+    parent_id: str | None = None
     #: the join index that a reply on this thread answers
     branch: Branch | None = None
     #: what had to be repaired in the message that opened it; replies carry it as a `huh`
@@ -60,12 +61,18 @@ class Delivery(
     frozen=True,
     gc=False,
     omit_defaults=True,
-    rename={"from_id": "from", "payload_name": "name", "payload_path": "path"},
+    rename={
+        "thread_id": "thread",
+        "parent_id": "parent",
+        "from_id": "from",
+        "payload_name": "name",
+        "payload_path": "path",
+    },
 ):
     """One envelope for one listener; `id` is the Celery task id and the message id."""
 
     id: str
-    thread: str
+    thread_id: str
     from_id: str
     to: str
     #: root element of the payload
@@ -76,7 +83,7 @@ class Delivery(
     envelope: bytes = b""
     scope: Scope = ()
     #: the delivery that caused this one; None for the injected one
-    parent: str | None = None
+    parent_id: str | None = None
     #: the chain's length, for depth-first scheduling
     depth: int = 1
     #: created now, but published only when a join releases it
@@ -89,23 +96,29 @@ class Delivery(
     local_s: float = 0.0
 
 
-class Join(Struct, frozen=True, gc=False, omit_defaults=True):
+class Join(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"thread_id": "thread", "body_id": "body", "delivery_ids": "deliveries"},
+):
     """A fan-in: it fires once, as soon as one of its thresholds is reached."""
 
     id: str
     #: the system listener that opened it
     kind: str
     #: its thread
-    thread: str
+    thread_id: str
     total: int
     #: fires at so many successes; 0: never for that
     need_ok: int = 0
     #: fires at so many failures; 0: never for that
     need_failed: int = 0
     #: the held delivery that firing releases; None: nobody collects
-    body: str | None = None
+    body_id: str | None = None
     #: ids reserved for the deliveries of chained branches, in index order; empty: none are chained
-    deliveries: tuple[str, ...] = ()
+    delivery_ids: tuple[str, ...] = ()
     #: a listener per branch, in index order, or one for all of them
     targets: tuple[str, ...] = ()
     #: how many branches may be unanswered at once; 0: all
@@ -125,7 +138,7 @@ class Join(Struct, frozen=True, gc=False, omit_defaults=True):
     @property
     def is_chained(self) -> bool:
         """Whether each branch begins with the reply of the one before."""
-        return bool(self.deliveries)
+        return bool(self.delivery_ids)
 
     def target(self, index: int) -> str:
         """The listener of a branch."""
@@ -135,10 +148,10 @@ class Join(Struct, frozen=True, gc=False, omit_defaults=True):
 class Refill(NamedTuple):
     """A held delivery that brings a join more branches, released when so many have been."""
 
-    join: str
+    join_id: str
     #: released with this index
     at: int
-    delivery: str
+    delivery_id: str
 
 
 class BranchResult(Struct, frozen=True, gc=False):
@@ -162,11 +175,17 @@ class Ending(Struct, frozen=True, gc=False):
     value: Mapping[str, Any] | None
 
 
-class Wait(Struct, frozen=True, gc=False, omit_defaults=True, rename={"listener": "to"}):
+class Wait(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"thread_id": "thread", "listener": "to"},
+):
     """A thread that waits for input; `id` is the delivery that the input will become."""
 
     id: str
-    thread: str
+    thread_id: str
     listener: str
     prompt: str
     scope: Scope = ()
@@ -175,7 +194,7 @@ class Wait(Struct, frozen=True, gc=False, omit_defaults=True, rename={"listener"
 class Opening(Struct, frozen=True, gc=False):
     """A conversation about to begin, with its first delivery."""
 
-    conversation: str
+    conversation_id: str
     entry: Delivery
     #: the injector's own thread, and the entry listener's
     root: Thread
@@ -193,7 +212,7 @@ class Opening(Struct, frozen=True, gc=False):
 class Frame(Struct, frozen=True, gc=False):
     """Everything that is decided from when a delivery runs: one round trip's worth."""
 
-    conversation: str
+    conversation_id: str
     delivery: Delivery
     thread: Thread
     #: known child threads, by (parent thread, listener name)
@@ -214,8 +233,8 @@ class Frame(Struct, frozen=True, gc=False):
 class Transition(Struct, frozen=True, gc=False):
     """Everything that one attempt of a handler changes, committed at once or not at all."""
 
-    conversation: str
-    delivery: str
+    conversation_id: str
+    delivery_id: str
     #: the attempt that commits
     attempt: int
     deliveries: tuple[Delivery, ...] = ()
@@ -281,7 +300,7 @@ class Skip(Struct, frozen=True, gc=False):
 class Publication(NamedTuple):
     """One message to publish: enough to address it, nothing of its content."""
 
-    conversation: str
+    conversation_id: str
     id: str
     to: str
     from_id: str
@@ -289,24 +308,24 @@ class Publication(NamedTuple):
     depth: int
     #: the branch it opens, which shows as a Celery group index or chain position
     branch: Branch | None
-    parent: str | None
+    parent_id: str | None
     #: its branch answers within this many ms of its begin; 0: no limit
     answer_within_ms: int = 0
     #: not a delivery but the resumption of the injector's canvas: these are its Celery options
     canvas: str | None = None
 
     @classmethod
-    def of(cls, conversation: str, delivery: Delivery, canvas: str | None = None) -> Publication:
+    def of(cls, conversation_id: str, delivery: Delivery, canvas: str | None = None) -> Publication:
         """The message that carries a delivery."""
         return cls(
-            conversation=conversation,
+            conversation_id=conversation_id,
             id=delivery.id,
             to=delivery.to,
             from_id=delivery.from_id,
             payload_name=delivery.payload_name,
             depth=delivery.depth,
             branch=delivery.scope[-1] if delivery.opens_branch else None,
-            parent=delivery.parent,
+            parent_id=delivery.parent_id,
             answer_within_ms=delivery.answer_within_ms,
             canvas=canvas,
         )
@@ -393,7 +412,7 @@ class StoredResult(Struct, frozen=True, gc=False):
 class DeadLetter(Struct, frozen=True, gc=False):
     """A delivery whose handler failed for good."""
 
-    conversation: str
+    conversation_id: str
     delivery: Delivery
     #: when it failed, ms since 1970 on the registry's clock
     at_ms: int
@@ -408,7 +427,7 @@ class DeadLetter(Struct, frozen=True, gc=False):
 class Due(Struct, frozen=True, gc=False):
     """Something whose time has come: an unpublished delivery, an expired lease, a timer."""
 
-    conversation: str
+    conversation_id: str
     member: str
 
 

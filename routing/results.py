@@ -80,9 +80,9 @@ class StoredItems:
 class StoredResults:
     """The joins and the stored lists of one conversation, in the registry."""
 
-    def __init__(self, backend: JoinStore, conversation: str) -> None:
+    def __init__(self, backend: JoinStore, conversation_id: str) -> None:
         self._backend = backend
-        self._conversation = conversation
+        self._conversation = conversation_id
 
     def put(self, items: Iterable[Any]) -> StoredItems:
         """Store a list, a page at a time: `items` may be a generator of any length.
@@ -110,29 +110,31 @@ class StoredResults:
             raise UnknownResultsError(name)
         return [parse_canonical(item) for item in found]
 
-    def join(self, join: str) -> JoinState | None:
+    def join(self, join_id: str) -> JoinState | None:
         """One join with its counts; None if this conversation has none of that id."""
-        return self._backend.join(self._conversation, join)
+        return self._backend.join(self._conversation, join_id)
 
-    def answer(self, join: str, index: int) -> StoredResult:
+    def answer(self, join_id: str, index: int) -> StoredResult:
         """The answer of one index. Raises ValueError if there is none."""
-        [found] = self._backend.results(self._conversation, join, index, index + 1)
+        [found] = self._backend.results(self._conversation, join_id, index, index + 1)
         return found
 
-    def answers(self, join: str, total: int) -> Iterator[StoredResult]:
+    def answers(self, join_id: str, total: int) -> Iterator[StoredResult]:
         """The answers that are there, in index order, without holding all of them at once."""
         start, size = 0, _FIRST_PAGE
         while start < total:
-            page = self._backend.results(self._conversation, join, start, min(start + size, total))
+            page = self._backend.results(
+                self._conversation, join_id, start, min(start + size, total)
+            )
             yield from page
             start += size
             mean_bytes = sum(len(r.payload) for r in page) // size + 1
             size = max(1, min(_PAGE_BYTES // mean_bytes, 4 * size, _LARGEST_PAGE))
 
-    def items(self, join: str, total: int) -> Iterator[BufferItem]:
+    def items(self, join_id: str, total: int) -> Iterator[BufferItem]:
         """Every index from 0 to `total - 1`; those without an answer are `missing`."""
         following = 0
-        for answer in self.answers(join, total):
+        for answer in self.answers(join_id, total):
             yield from _missing(following, answer.index)
             yield item_of(answer)
             following = answer.index + 1

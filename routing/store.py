@@ -73,8 +73,8 @@ class DeliveryStore(Protocol):
 
     def begin(
         self,
-        conversation: str,
-        delivery: str,
+        conversation_id: str,
+        delivery_id: str,
         *,
         owner: str,
         lease_ms: int,
@@ -104,11 +104,11 @@ class DeliveryStore(Protocol):
         `silent_branch`; the last of a conversation completes it without a value.
         """
 
-    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
+    def published(self, conversation_id: str, deliveries: Sequence[str]) -> None:
         """Clear deliveries from the outbox: the broker has them. Repeating is safe."""
 
     def retry(
-        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+        self, conversation_id: str, delivery_id: str, *, attempt: int, delay_ms: int, reason: str
     ) -> tuple[Publication, ...] | None:
         """End an attempt that is to be repeated: the delivery falls due in `delay_ms`.
 
@@ -117,7 +117,7 @@ class DeliveryStore(Protocol):
         the newest or not running; so repeating is safe.
         """
 
-    def released(self, conversation: str) -> None:
+    def released(self, conversation_id: str) -> None:
         """The injector has been told how its conversation ended. Repeating is safe."""
 
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
@@ -129,22 +129,22 @@ class DeliveryStore(Protocol):
         """
 
     def abandon(
-        self, conversation: str, delivery: str, *, owner: str, reason: str
+        self, conversation_id: str, delivery_id: str, *, owner: str, reason: str
     ) -> Publication | None:
         """Give up `owner`'s lease because its turn is over without a commit.
 
-        `delivery` is the one that the turn began with. Returns the message to publish for the next
-        attempt, or None if it was not leased to `owner` any more. `reason` (`timeout`, `lost`) is
-        shown to the next attempt.
+        `delivery_id` is the one that the turn began with. Returns the message to publish for the
+        next attempt, or None if it was not leased to `owner` any more. `reason` (`timeout`, `lost`)
+        is shown to the next attempt.
         """
 
-    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
+    def answer(self, conversation_id: str, wait_id: str, delivery: Delivery) -> Publication | None:
         """Turn a wait into a delivery of its input; None if it was answered before.
 
-        `delivery.id` equals `wait`. Raises UnknownConversationError.
+        `delivery.id` equals `wait_id`. Raises UnknownConversationError.
         """
 
-    def kill(self, conversation: str, ending: Ending) -> Publication | None:
+    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
         """End a conversation now: nothing of it runs any more. None if it had ended.
 
         `ending.status` is KILLED: any other lets what is in flight go on. Returns the message
@@ -212,10 +212,10 @@ class DeadLetterStore(Protocol):
         At most 1 000 are kept per shard, and none longer than its conversation.
         """
 
-    def drop(self, conversation: str, delivery: str) -> bool:
+    def drop(self, conversation_id: str, delivery_id: str) -> bool:
         """Forget a dead letter; False if it is none."""
 
-    def replay(self, conversation: str, delivery: str) -> Publication | None:
+    def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:
         """Run a dead letter again, with all its retries; None if it is none.
 
         A conversation that ended with an error goes on, until it ends again; whoever injected
@@ -228,44 +228,48 @@ class DeadLetterStore(Protocol):
 class JoinStore(Protocol):
     """Joins, their answers, and stored lists."""
 
-    def join(self, conversation: str, join: str) -> JoinState | None:
+    def join(self, conversation_id: str, join_id: str) -> JoinState | None:
         """One join with its counts."""
 
     def results(
-        self, conversation: str, join: str, start: int, stop: int
+        self, conversation_id: str, join_id: str, start: int, stop: int
     ) -> Sequence[StoredResult]:
         """The answers of indexes `start` to `stop - 1` that are there, in index order."""
 
-    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+    def put_items(
+        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+    ) -> None:
         """Store items from index `start` of a list; the same ones again change nothing.
 
         Raises UnknownConversationError.
         """
 
-    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+    def items(self, conversation_id: str, name: str, start: int, stop: int) -> Sequence[bytes]:
         """The items `start` to `stop - 1` of a stored list that are there, in order."""
 
 
 class ThreadStore(Protocol):
     """Threads, both ways."""
 
-    def put_thread(self, conversation: str, thread: Thread) -> bool:
+    def put_thread(self, conversation_id: str, thread: Thread) -> bool:
         """Store a thread; False if its id is known already (nothing changes)."""
 
-    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
-        """The one child of `parent` for `name`, created as `proposed` if there is none.
+    def child_thread(
+        self, conversation_id: str, parent_id: str, name: str, proposed: str
+    ) -> Thread:
+        """The one child of `parent_id` for `name`, created as `proposed` if there is none.
 
         The children of `ROOTS` are the injectors' own threads. Raises UnknownThreadError for
         an unknown parent.
         """
 
-    def thread(self, conversation: str, thread: str) -> Thread | None:
+    def thread(self, conversation_id: str, thread_id: str) -> Thread | None:
         """One thread."""
 
-    def threads(self, conversation: str) -> Mapping[str, Thread]:
+    def threads(self, conversation_id: str) -> Mapping[str, Thread]:
         """All threads of a conversation, by id."""
 
-    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
+    def drop_threads(self, conversation_id: str, threads: Sequence[str]) -> int:
         """Forget threads; returns how many were known.
 
         A delivery that comes on a forgotten thread is cancelled and logged as late.
@@ -275,7 +279,7 @@ class ThreadStore(Protocol):
 class ReadingStore(Protocol):
     """What people and programs read; changes nothing."""
 
-    def conversation(self, conversation: str) -> Conversation | None:
+    def conversation(self, conversation_id: str) -> Conversation | None:
         """One conversation."""
 
     def conversations(
@@ -283,15 +287,15 @@ class ReadingStore(Protocol):
     ) -> Sequence[Conversation]:
         """Conversations newest first: at most `limit`, older than `before` (created_ms, id)."""
 
-    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+    def log(self, conversation_id: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
         """The log of a conversation, oldest first, from position `start`."""
 
     def context(
-        self, conversation: str, thread: str, *, limit: int
+        self, conversation_id: str, thread_id: str, *, limit: int
     ) -> Sequence[tuple[int, Delivery]]:
         """The newest `limit` messages of a thread, oldest first: (slot number from 0, delivery)."""
 
-    def waits(self, conversation: str) -> Sequence[Wait]:
+    def waits(self, conversation_id: str) -> Sequence[Wait]:
         """What the conversation waits for, in no order: every wait that `answer` would take."""
 
     def stats(self) -> Mapping[str, int]:

@@ -36,12 +36,12 @@ class ThreadRegistry:
     def __init__(
         self,
         backend: ThreadStore,
-        conversation: str,
+        conversation_id: str,
         *,
         new_id: Callable[[], str] = _random_id,
     ) -> None:
         self._backend = backend
-        self._conversation = conversation
+        self._conversation = conversation_id
         self._new_id = new_id
 
     def initialize_root(self, initiator: str) -> str:
@@ -101,7 +101,7 @@ class ThreadRegistry:
         many simultaneous replies gets the same answer. Raises UnknownThreadError.
         """
         thread = self._thread(thread_id)
-        return thread.caller, thread.parent
+        return thread.caller, thread.parent_id
 
     def cleanup(self, thread_id: str) -> int:
         """Forget a thread and all threads below it; returns how many there were.
@@ -126,7 +126,7 @@ class ThreadRegistry:
         return {
             thread.id: {
                 "chain": list(thread.chain),
-                "parent": thread.parent,
+                "parent": thread.parent_id,
                 "branch": list(thread.branch) if thread.branch else None,
             }
             for thread in self._backend.threads(self._conversation).values()
@@ -134,8 +134,8 @@ class ThreadRegistry:
 
     # --- plumbing -----------------------------------------------------------------------
 
-    def _child(self, parent: str, name: str) -> str:
-        return self._backend.child_thread(self._conversation, parent, name, self._new_id()).id
+    def _child(self, parent_id: str, name: str) -> str:
+        return self._backend.child_thread(self._conversation, parent_id, name, self._new_id()).id
 
     def _thread(self, thread_id: str) -> Thread:
         thread = self._backend.thread(self._conversation, thread_id)
@@ -155,9 +155,9 @@ def _below(threads: Mapping[str, Thread], tops: set[str]) -> list[str]:
 
     def is_below(thread: Thread | None) -> bool:
         while thread is not None:
-            if thread.id in tops or thread.parent in tops:
+            if thread.id in tops or thread.parent_id in tops:
                 return True
-            thread = threads.get(thread.parent) if thread.parent else None
+            thread = threads.get(thread.parent_id) if thread.parent_id else None
         return False
 
     return [thread.id for thread in threads.values() if is_below(thread)]

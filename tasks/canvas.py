@@ -75,16 +75,16 @@ def join_options(app: Celery, publication: Publication, join: Join | None) -> di
         return {}
     index = publication.branch.index
     if not join.is_chained:
-        chord = _body(app, join) if join.body else None
+        chord = _body(app, join) if join.body_id else None
         return {"group_id": join.id, "group_index": index, "chord": chord}
-    steps = zip(join.targets[index + 1 :], join.deliveries[index + 1 :], strict=True)
+    steps = zip(join.targets[index + 1 :], join.delivery_ids[index + 1 :], strict=True)
     rest = [_remainder(app, name, delivery) for name, delivery in steps]
     return {"chain": [*rest, _body(app, join)][::-1]}
 
 
-def _remainder(app: Celery, name: str, delivery: str) -> Signature[Any]:
-    return app.signature(name, immutable=True, task_id=delivery, ignore_result=True)
+def _remainder(app: Celery, name: str, delivery_id: str) -> Signature[Any]:
+    return app.signature(name, immutable=True, task_id=delivery_id, ignore_result=True)
 
 
 def _body(app: Celery, join: Join) -> Signature[Any]:
-    return _remainder(app, join.kind, join.body or join.id)
+    return _remainder(app, join.kind, join.body_id or join.id)

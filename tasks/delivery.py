@@ -94,7 +94,7 @@ class _CurrentTurn:
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
         #: whether the injector gets the conversation's value by this task returning it
-        self.hands_over = native and frame.delivery.id == frame.conversation
+        self.hands_over = native and frame.delivery.id == frame.conversation_id
 
     def now(self, delivery: Delivery) -> Turn:
         """The turn as a commit has to know it: it goes on until its slice is over."""
@@ -240,7 +240,7 @@ class Deliverer:
         reason = f"again in {delay_ms} ms: {retry.note}"
         released = patiently(
             lambda: self._runtime.backend.retry(
-                frame.conversation,
+                frame.conversation_id,
                 frame.delivery.id,
                 attempt=frame.attempt,
                 delay_ms=delay_ms,
@@ -253,18 +253,18 @@ class Deliverer:
     def _meta(self, frame: Frame, listener: Listener) -> HandlerMetadata:
         delivery = frame.delivery
         return HandlerMetadata(
-            thread_id=delivery.thread,
+            thread_id=delivery.thread_id,
             from_id=delivery.from_id,
             own_name=listener.name if listener.agent else None,
             is_self_call=delivery.from_id == listener.name,
             usage_instructions=listener.usage,
             message_id=delivery.id,
-            context=ContextBuffer(self._runtime.backend, frame.conversation).up_to(delivery),
-            stored=StoredResults(self._runtime.backend, frame.conversation),
+            context=ContextBuffer(self._runtime.backend, frame.conversation_id).up_to(delivery),
+            stored=StoredResults(self._runtime.backend, frame.conversation_id),
         )
 
     def _system_call(self, frame: Frame) -> SystemCall:
-        stored = StoredResults(self._runtime.backend, frame.conversation)
+        stored = StoredResults(self._runtime.backend, frame.conversation_id)
         return SystemCall(frame, self._runtime.organism, stored, self._runtime.lanes)
 
     # --- commit ------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class HopEvents:
                 {
                     "type": "task-received", "timestamp": hop.began, "clock": clock(), **task,
                     "name": hop.delivery.to, "args": message_summary(hop.delivery),
-                    "kwargs": "{}", "root_id": hop.root_id, "parent_id": hop.delivery.parent,
+                    "kwargs": "{}", "root_id": hop.root_id, "parent_id": hop.delivery.parent_id,
                     "retries": 0,
                 },
                 {"type": "task-started", "timestamp": hop.began, "clock": clock(), **task},

@@ -168,12 +168,12 @@ def answer_wait(app: Celery, conversation_id: str, wait_id: str, payload: Any) -
     given = _admitted(payload, listener, app)
     delivery = Delivery(
         id=wait_id,
-        thread=wait.thread,
+        thread_id=wait.thread_id,
         from_id=EXTERNAL,
         to=listener.name,
         payload_name=given.name,
         payload_path=given.path,
-        envelope=build_envelope(EXTERNAL, listener.name, wait.thread, given.payload),
+        envelope=build_envelope(EXTERNAL, listener.name, wait.thread_id, given.payload),
         scope=wait.scope,
     )
     publication: Publication | None = runtime.backend.answer(conversation_id, wait_id, delivery)

@@ -20,7 +20,7 @@ def kill(app: Celery, conversation_id: str) -> bool:
     RegistryUnavailableError call it again. Raises UnknownConversationError.
     """
     runtime = runtime_of(app)
-    ending = ending_of(content_of(killed_fault()), thread="")
+    ending = ending_of(content_of(killed_fault()), thread_id="")
     ending = replace(ending, status=ConversationStatus.KILLED)
     publication = runtime.backend.kill(conversation_id, ending)
     if publication is not None:

@@ -104,14 +104,14 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         self.request.update(released=conversation)
         return value_of(outcome.release)
 
-    def begin_and_run(self, conversation: str, *, until: float) -> Outcome:
+    def begin_and_run(self, conversation_id: str, *, until: float) -> Outcome:
         """Perform the first delivery of a conversation that shares its message with others.
 
         `until`: monotonic s at which the slice of the shared message ends.
         """
         return self.deliverer.deliver(
-            self._claimed(conversation, conversation),
-            root_id=conversation,
+            self._claimed(conversation_id, conversation_id),
+            root_id=conversation_id,
             native=True,
             limit_s=self._limit_s,
             hops=self._hops,
@@ -155,13 +155,13 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             self.runtime.reached(Point.RETURNED, None)
             self.runtime.backend.released(conversation)
 
-    def _claimed(self, conversation: str, delivery: str) -> Any:
+    def _claimed(self, conversation_id: str, delivery_id: str) -> Any:
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
         def begin() -> Beginning:
             return runtime.backend.begin(
-                conversation,
-                delivery,
+                conversation_id,
+                delivery_id,
                 owner=runtime.owner,
                 lease_ms=runtime.lease_ms,
                 published=published,
@@ -210,9 +210,9 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             return Admitted.of(content_of(huh)), Fault(huh, str(exc))
 
 
-def root_thread(conversation: str) -> str:
+def root_thread(conversation_id: str) -> str:
     """Return the injector's thread id: the conversation's id if it is a UUID, else a new one."""
-    return conversation if is_uuid(conversation) else new_id()
+    return conversation_id if is_uuid(conversation_id) else new_id()
 
 
 def is_uuid(text: str) -> bool:

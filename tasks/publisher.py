@@ -72,13 +72,13 @@ class Publisher:
         sent = publications if self.send(publications, root_id=root_id, known=known) else ()
         self._runtime.reached(Point.PUBLISHED, None)
         if clear_later:
-            self._runtime.clear_later(publications[0].conversation, _cleared(sent))
+            self._runtime.clear_later(publications[0].conversation_id, _cleared(sent))
             return len(sent)
         try:
-            self._runtime.backend.published(publications[0].conversation, _cleared(sent))
+            self._runtime.backend.published(publications[0].conversation_id, _cleared(sent))
         except RegistryUnavailableError as exc:
             logger.warning(
-                "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation, exc
+                "outbox.not_cleared conversation=%s reason=%r", publications[0].conversation_id, exc
             )
         return len(sent)
 
@@ -98,7 +98,7 @@ class Publisher:
         except self._refusals as exc:
             logger.warning(
                 "outbox.kept conversation=%s unpublished=%d reason=%r",
-                publications[0].conversation, len(publications), exc,
+                publications[0].conversation_id, len(publications), exc,
             )  # fmt: skip
             return False
         return True
@@ -117,8 +117,8 @@ class Publisher:
 
         def noted() -> Iterator[Opening]:
             for opening in openings:
-                if opening.conversation not in entries:  # the caller may name one twice
-                    entries[opening.conversation] = opening.entry
+                if opening.conversation_id not in entries:  # the caller may name one twice
+                    entries[opening.conversation_id] = opening.entry
                     yield opening
 
         for known in self._runtime.backend.open_many(noted()):
@@ -206,8 +206,8 @@ class Publisher:
         root_id: str | None,
         known: dict[str, Join],
     ) -> None:
-        options: dict[str, Any] = {"root_id": root_id or publication.conversation}
-        kwargs: dict[str, Any] = {canvas.CONVERSATION: publication.conversation}
+        options: dict[str, Any] = {"root_id": root_id or publication.conversation_id}
+        kwargs: dict[str, Any] = {canvas.CONVERSATION: publication.conversation_id}
         injected = publication.canvas is not None
         if injected:
             options |= canvas.resume_options(publication.canvas or "")
@@ -216,7 +216,7 @@ class Publisher:
             options |= canvas.join_options(self._app, publication, self._join(publication, known))
         options.setdefault("priority", self._priority(publication.depth))
         options.setdefault("ignore_result", not injected)
-        options.setdefault("parent_id", publication.parent)
+        options.setdefault("parent_id", publication.parent_id)
         shown = message_summary(publication)
         self._put(producer, publication.to, publication.id, kwargs=kwargs, shown=shown, **options)
 
@@ -278,9 +278,9 @@ class Publisher:
     def _join(self, publication: Publication, known: dict[str, Join]) -> Join | None:
         if publication.branch is None:
             return None
-        join_id = publication.branch.join
+        join_id = publication.branch.join_id
         if join_id not in known:
-            state = self._runtime.backend.join(publication.conversation, join_id)
+            state = self._runtime.backend.join(publication.conversation_id, join_id)
             if state is None:
                 return None
             known[join_id] = state.join

@@ -25,24 +25,24 @@ def value_of(ending: Ending) -> Any:
     raise ConversationError(value["code"], value["message"], value["retry_allowed"]) from None
 
 
-def hand_over(task: Task[Any, Any], conversation: str, ending: Ending, runtime: Runtime) -> None:
+def hand_over(task: Task[Any, Any], conversation_id: str, ending: Ending, runtime: Runtime) -> None:
     """Store the result of a conversation that has no message, as Celery does for a task.
 
     If the result store or the registry does not answer, the sweep repeats the release.
     """
     request = Context(
-        id=conversation, root_id=conversation, task=task.name, hostname=task.request.hostname
+        id=conversation_id, root_id=conversation_id, task=task.name, hostname=task.request.hostname
     )
     try:
         try:
-            task.backend.mark_as_done(conversation, value_of(ending), request=request)
+            task.backend.mark_as_done(conversation_id, value_of(ending), request=request)
         except ConversationError as exc:
-            task.backend.mark_as_failure(conversation, exc, request=request)
+            task.backend.mark_as_failure(conversation_id, exc, request=request)
     except Exception as exc:  # any error of a result backend that does not answer
-        logger.warning("result.not_stored conversation=%s reason=%r", conversation, exc)
+        logger.warning("result.not_stored conversation=%s reason=%r", conversation_id, exc)
         return
     runtime.reached(Point.RETURNED, None)
     try:
-        runtime.backend.released(conversation)
+        runtime.backend.released(conversation_id)
     except RegistryUnavailableError as exc:
-        logger.warning("release.not_noted conversation=%s reason=%s", conversation, exc)
+        logger.warning("release.not_noted conversation=%s reason=%s", conversation_id, exc)

@@ -96,10 +96,10 @@ class Runtime:
             self.backend.check_format()
             self._format_is_known = True
 
-    def clear_later(self, conversation: str, deliveries: Sequence[str]) -> None:
+    def clear_later(self, conversation_id: str, deliveries: Sequence[str]) -> None:
         """Leave the clearing of published deliveries to the next `begin` of this process."""
         if deliveries:
-            self._uncleared.setdefault(conversation, []).extend(deliveries)
+            self._uncleared.setdefault(conversation_id, []).extend(deliveries)
 
     def take_uncleared(self) -> Published:
         """Return and forget the deliveries to clear; the caller clears them."""

@@ -175,7 +175,7 @@ class Plant:
         runs = Counter(record["message"] for record in records)
         assert set(runs.values()) == {1}, runs
         sent = [e.detail["delivery"] for e in story.log if e.event == "message"]
-        effects = Counter((d.parent, d.to, d.payload_name, d.scope) for d in sent)
+        effects = Counter((d.parent_id, d.to, d.payload_name, d.scope) for d in sent)
         assert set(effects.values()) == {1}, effects
         assert [e.event for e in story.log].count("ended") == 1
         assert not [e for e in story.log if e.event == "late"]

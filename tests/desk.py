@@ -16,19 +16,19 @@ from threadloom.routing.records import Conversation
 class Story:
     """One conversation as it was: its records, its ending and its log."""
 
-    def __init__(self, deployment: Deployment, conversation: str) -> None:
-        self.conversation: Conversation = deployment.ended(conversation)
-        self.threads = deployment.backend.threads(conversation)
+    def __init__(self, deployment: Deployment, conversation_id: str) -> None:
+        self.conversation: Conversation = deployment.ended(conversation_id)
+        self.threads = deployment.backend.threads(conversation_id)
         self._records = [r for r in deployment.records() if r["thread"] in self.threads]
-        self.log = deployment.backend.log(conversation, limit=10_000)
+        self.log = deployment.backend.log(conversation_id, limit=10_000)
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """What handlers recorded of one event, in order."""
         return [r for r in self._records if r["event"] == event]
 
-    def chain(self, thread: str) -> tuple[str, ...]:
+    def chain(self, thread_id: str) -> tuple[str, ...]:
         """Who called whom on the way to a thread."""
-        return self.threads[thread].chain
+        return self.threads[thread_id].chain
 
     @property
     def notes(self) -> str:

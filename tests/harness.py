@@ -213,21 +213,21 @@ class Deployment:
         """Inject and wait for the value; raises what the conversation ended with."""
         return self.inject(to, payload).get(timeout=timeout_s)
 
-    def conversation(self, conversation: str) -> Conversation:
+    def conversation(self, conversation_id: str) -> Conversation:
         """The conversation as the registry has it."""
-        found = self.backend.conversation(conversation)
-        assert found is not None, f"no conversation {conversation}"
+        found = self.backend.conversation(conversation_id)
+        assert found is not None, f"no conversation {conversation_id}"
         return found
 
-    def ended(self, conversation: str, *, timeout_s: float = WAIT_S) -> Conversation:
+    def ended(self, conversation_id: str, *, timeout_s: float = WAIT_S) -> Conversation:
         """The conversation once nothing of it is in flight any more."""
         return eventually(
             lambda: next(
-                (c for c in [self.backend.conversation(conversation)] if c and c.in_flight == 0),
+                (c for c in [self.backend.conversation(conversation_id)] if c and c.in_flight == 0),
                 None,
             ),
             timeout_s=timeout_s,
-            what=f"the end of conversation {conversation}",
+            what=f"the end of conversation {conversation_id}",
         )
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:

@@ -59,13 +59,13 @@ class Mill:
         """What handlers recorded of this test's grain, in order."""
         return self.deployment.records(event="run", grain=self.grain, **wanted)
 
-    def story(self, conversation: str) -> Story:
+    def story(self, conversation_id: str) -> Story:
         """The conversation, once nothing of it is in flight."""
-        return Story(self.deployment, conversation)
+        return Story(self.deployment, conversation_id)
 
-    def log(self, conversation: str) -> Sequence[LogEntry]:
+    def log(self, conversation_id: str) -> Sequence[LogEntry]:
         """The log of a conversation as it is now."""
-        return self.deployment.backend.log(conversation)
+        return self.deployment.backend.log(conversation_id)
 
     def every_letter(self) -> list[DeadLetter]:
         """All dead letters, newest first."""
@@ -88,10 +88,10 @@ class Mill:
         return self.app.AsyncResult(result.id)
 
     def drop(self, letter: DeadLetter) -> bool:
-        return tasks.drop_dead_letter(self.app, letter.conversation, letter.delivery.id)
+        return tasks.drop_dead_letter(self.app, letter.conversation_id, letter.delivery.id)
 
     def replay(self, letter: DeadLetter) -> bool:
-        return tasks.replay_dead_letter(self.app, letter.conversation, letter.delivery.id)
+        return tasks.replay_dead_letter(self.app, letter.conversation_id, letter.delivery.id)
 
 
 def value_of(result: AsyncResult[Any]) -> Any:

@@ -86,10 +86,10 @@ class Plant:
 
     # --- what a worker does, step by step -----------------------------------------------
 
-    def inject(self, conversation: str, to: str, payload: Any) -> None:
+    def inject(self, conversation_id: str, to: str, payload: Any) -> None:
         """Open a conversation; its first message is in hand."""
         opening = open_conversation(
-            conversation,
+            conversation_id,
             self.organism.listeners[to],
             Admitted.of(content_of(payload)),
             from_id="console",
@@ -106,10 +106,10 @@ class Plant:
         owner = self.new_id()
         published: dict[str, list[str]] = defaultdict(list)
         for each in self.unsaid:
-            published[each.conversation] += [each.id, *([""] if each.canvas is not None else [])]
+            published[each.conversation_id] += [each.id, *([""] if each.canvas is not None else [])]
         self.unsaid = []
         begun = self.backend.begin(
-            message.conversation, message.id, owner=owner, lease_ms=lease_ms, published=published
+            message.conversation_id, message.id, owner=owner, lease_ms=lease_ms, published=published
         )
         if not isinstance(begun, Begun | Release):
             return None
@@ -117,7 +117,7 @@ class Plant:
         if isinstance(work, Frame):
             assert work.attempt > self.newest[work.delivery.id], "an attempt was granted twice"
             self.newest[work.delivery.id] = work.attempt
-        run = Run(owner, lease_ms, work, message.conversation, message.id)
+        run = Run(owner, lease_ms, work, message.conversation_id, message.id)
         self.runs.append(run)
         return run
 
@@ -136,7 +136,7 @@ class Plant:
         actions = self._run_handler(frame)
         if isinstance(actions, Retry):
             released = self.backend.retry(
-                frame.conversation, frame.delivery.id,
+                frame.conversation_id, frame.delivery.id,
                 attempt=frame.attempt, delay_ms=0, reason=actions.note,
             )  # fmt: skip
             self.hands.append(list(released or ()))
@@ -159,7 +159,7 @@ class Plant:
     def _run_handler(self, frame: Frame) -> Actions | Retry:
         listener = self.organism.listeners[frame.delivery.to]
         payload = receive(frame.delivery, listener, self.organism)
-        stored = StoredResults(self.backend, frame.conversation)
+        stored = StoredResults(self.backend, frame.conversation_id)
         if listener.system:
             call = SystemCall(frame, self.organism, stored, lanes=lambda: 2)
             return read_return(listener.handler(payload, call), system=True)
@@ -219,14 +219,14 @@ class Plant:
             if lost is not None:
                 self.broker.append(lost)
 
-    def answer(self, conversation: str, wait: Wait, payload: Any) -> None:
+    def answer(self, conversation_id: str, wait: Wait, payload: Any) -> None:
         """Somebody gives a waiting thread its input."""
         content = content_of(payload)
         given = Delivery(
-            wait.id, wait.thread, "console", wait.listener, content.name, content.path,
-            build_envelope("console", wait.listener, wait.thread, content.element), wait.scope,
+            wait.id, wait.thread_id, "console", wait.listener, content.name, content.path,
+            build_envelope("console", wait.listener, wait.thread_id, content.element), wait.scope,
         )  # fmt: skip
-        publication = self.backend.answer(conversation, wait.id, given)
+        publication = self.backend.answer(conversation_id, wait.id, given)
         if publication is not None:
             self.hands.append([publication])
 

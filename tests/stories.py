@@ -53,9 +53,9 @@ class Bench:
     #: let some ms pass
     tick: Callable[[], None]
 
-    def late(self, conversation: str, kind: str, thing: str = "") -> Due:
+    def late(self, conversation_id: str, kind: str, thing: str = "") -> Due:
         """Return this thing once it is due: a delivery, a join, a branch, a release."""
-        member = codec.due_member(kind, conversation, thing)
+        member = codec.due_member(kind, conversation_id, thing)
 
         def found() -> Due | None:
             return next((d for d in self.backend.due(limit=10_000) if d.member == member), None)
@@ -70,14 +70,14 @@ class Bench:
             self.tick()
         return found
 
-    def reclaim(self, conversation: str, kind: str, thing: str = "") -> list[str]:
+    def reclaim(self, conversation_id: str, kind: str, thing: str = "") -> list[str]:
         """Take a thing in hand once it is due; the ids that are to be published for it."""
-        due = self.late(conversation, kind, thing)
+        due = self.late(conversation_id, kind, thing)
         return ids(self.backend.reclaim(due, retry_in_ms=LONG_MS, silent_branch=SILENT))
 
-    def republish(self, conversation: str, delivery: str) -> str | None:
+    def republish(self, conversation_id: str, delivery_id: str) -> str | None:
         """Republish a delivery that nobody began; the id of the message, if there is one."""
-        member = codec.due_member("d", conversation, delivery)
+        member = codec.due_member("d", conversation_id, delivery_id)
         found = self.backend.unbegun(older_than_ms=0, limit=10_000)
         [due] = [due for due in found if due.member == member]
         sent = self.backend.republish(due, older_than_ms=0)
@@ -123,16 +123,16 @@ class Story:
         return begun.frame
 
     def try_begin(
-        self, delivery: str, *, owner: str = "", lease_ms: int = LONG_MS, lost: bool = False
+        self, delivery_id: str, *, owner: str = "", lease_ms: int = LONG_MS, lost: bool = False
     ) -> Any:
         """Begin a delivery; `lost`: after the process of this owner that ran it was lost."""
         owner = owner or self.owner
         if lost:
-            self.backend.abandon(self.id, delivery, owner=owner, reason="lost")
-        return self.backend.begin(self.id, delivery, owner=owner, lease_ms=lease_ms)
+            self.backend.abandon(self.id, delivery_id, owner=owner, reason="lost")
+        return self.backend.begin(self.id, delivery_id, owner=owner, lease_ms=lease_ms)
 
-    def begin(self, delivery: str, **options: Any) -> Frame:
-        begun = self.try_begin(delivery, **options)
+    def begin(self, delivery_id: str, **options: Any) -> Frame:
+        begun = self.try_begin(delivery_id, **options)
         assert isinstance(begun, Begun), begun
         return begun.frame
 
@@ -143,20 +143,21 @@ class Story:
         given = {"silent_branch": SILENT, **changes}
         return Transition(self.id, frame.delivery.id, frame.attempt, **given)
 
-    def run(self, delivery: str, **changes: Any) -> Committed:
+    def run(self, delivery_id: str, **changes: Any) -> Committed:
         """Begin and commit a delivery that ends here, or as `changes` say."""
-        return self.commit(self.begin(delivery), **changes)
+        return self.commit(self.begin(delivery_id), **changes)
 
-    def reply(self, delivery: str, *, success: bool = True) -> Committed:
+    def reply(self, delivery_id: str, *, success: bool = True) -> Committed:
         """Begin a delivery of a branch and answer the branch."""
-        frame = self.begin(delivery)
+        frame = self.begin(delivery_id)
         return self.commit(frame, results=(self.result(frame, success=success),))
 
     # --- what a transition holds --------------------------------------------------------
 
     def delivery(self, frame: Frame, **changes: Any) -> Delivery:
         """A delivery caused by this frame, in its scope and on its thread if not told else."""
-        given = {"id": "", "thread": frame.thread.id, "to": "helper", "scope": frame.delivery.scope}
+        given: dict[str, Any] = {"id": "", "thread_id": frame.thread.id, "to": "helper"}
+        given["scope"] = frame.delivery.scope
         given |= changes
         given["id"] = given["id"] or self.new_id()
         return Delivery(
@@ -164,7 +165,7 @@ class Story:
             payload_name="Help",
             payload_path="desk.Help",
             envelope=f"<Help>{given['id']}</Help>".encode(),
-            parent=frame.delivery.id,
+            parent_id=frame.delivery.id,
             **given,
         )
 
@@ -174,7 +175,7 @@ class Story:
         return {
             "threads": (child,),
             "children": ((frame.thread.id, name, child.id),),
-            "deliveries": (self.delivery(frame, thread=child.id, to=name, depth=child.depth),),
+            "deliveries": (self.delivery(frame, thread_id=child.id, to=name, depth=child.depth),),
         }
 
     def result(
@@ -191,7 +192,7 @@ class Story:
 
     def input_for(self, wait: Wait) -> Delivery:
         return Delivery(
-            wait.id, wait.thread, "console", wait.listener, "Yes", "", b"<Yes/>", wait.scope
+            wait.id, wait.thread_id, "console", wait.listener, "Yes", "", b"<Yes/>", wait.scope
         )
 
     def fan_out(
@@ -209,7 +210,7 @@ class Story:
         given: dict[str, Any] = {"need_ok": 0, "need_failed": 0, "targets": ("item",)}
         given |= {"kind": "system.buffer", "item_timeout_ms": answer_within_ms, **join}
         given.setdefault("released", given.get("window", 0))
-        opened = Join(name, thread=frame.thread.id, total=total, body=body, **given)
+        opened = Join(name, thread_id=frame.thread.id, total=total, body_id=body, **given)
         threads, deliveries = [], []
         if body:
             deliveries.append(self.delivery(frame, id=body, to=frame.delivery.to, held=True))
@@ -222,7 +223,7 @@ class Story:
                 self.delivery(
                     frame,
                     id=f"{name}.{index}",
-                    thread=threads[-1].id,
+                    thread_id=threads[-1].id,
                     to="item",
                     scope=scope,
                     opens_branch=True,
@@ -248,9 +249,9 @@ class Story:
         assert row is not None
         return row
 
-    def counts(self, join: str) -> tuple[int, int, bool]:
+    def counts(self, join_id: str) -> tuple[int, int, bool]:
         """Successes, failures, and whether the join has fired."""
-        state = self.backend.join(self.id, join)
+        state = self.backend.join(self.id, join_id)
         assert state is not None
         return state.ok, state.failed, state.fired
 

@@ -27,9 +27,9 @@ _FIRST_ENTRIES = 20
 class Watch:
     """Looks at the open buffer of one conversation; a look costs one round trip."""
 
-    def __init__(self, backend: SharedBackend, conversation: str) -> None:
+    def __init__(self, backend: SharedBackend, conversation_id: str) -> None:
         self._backend = backend
-        self._conversation = conversation
+        self._conversation = conversation_id
         self._join: str | None = None
 
     def look(self) -> JoinState | None:

@@ -30,9 +30,9 @@ def dump(value: object) -> str:
 _loaded = _DECODER.decode
 
 
-def due_member(kind: str, conversation: str, thing: str) -> str:
+def due_member(kind: str, conversation_id: str, thing: str) -> str:
     """The name under which a thing falls due; ids may hold any character, so it says how long."""
-    return f"{kind}|{len(conversation.encode())}|{conversation}|{thing}"
+    return f"{kind}|{len(conversation_id.encode())}|{conversation_id}|{thing}"
 
 
 def due_parts(member: bytes) -> tuple[str, str]:

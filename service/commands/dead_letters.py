@@ -107,8 +107,8 @@ def show(
     """Show one dead letter: its place, its payload, and the error that its handler raised."""
     with closing(running_registry(organism, os.environ)) as registry:
         letter = _find(registry, delivery)
-        thread = registry.thread(letter.conversation, letter.delivery.thread)
-        found = registry.conversation(letter.conversation)
+        thread = registry.thread(letter.conversation_id, letter.delivery.thread_id)
+        found = registry.conversation(letter.conversation_id)
     chain = list(thread.chain) if thread else []
     status = found.status.value if found else ""
     if as_json:
@@ -123,8 +123,8 @@ def letter_data(letter: DeadLetter) -> dict[str, Any]:
     delivery = letter.delivery
     return {
         "id": delivery.id,
-        "conversation": letter.conversation,
-        "thread": delivery.thread,
+        "conversation": letter.conversation_id,
+        "thread": delivery.thread_id,
         "from": delivery.from_id,
         "to": delivery.to,
         "payload_name": delivery.payload_name,
@@ -144,11 +144,11 @@ def _newest_first(
         before = page[-1].position
 
 
-def _find(registry: SharedBackend, delivery: str) -> DeadLetter:
+def _find(registry: SharedBackend, delivery_id: str) -> DeadLetter:
     for letter in _newest_first(registry):
-        if letter.delivery.id == delivery:
+        if letter.delivery.id == delivery_id:
             return letter
-    raise NoDeadLetterError(delivery)
+    raise NoDeadLetterError(delivery_id)
 
 
 def _table(page: list[DeadLetter]) -> Table:
@@ -185,9 +185,9 @@ def _print_letter(letter: DeadLetter, chain: list[str], status: str) -> None:
     table.add_row("attempts", str(letter.attempts))
     table.add_row("place", Text(f"{way}{branches}"))
     table.add_row("from", Text(plain(delivery.from_id)))
-    table.add_row("thread", Text(plain(delivery.thread)))
+    table.add_row("thread", Text(plain(delivery.thread_id)))
     table.add_row(
-        "conversation", Text.assemble(plain(letter.conversation), "  ", status_text(status))
+        "conversation", Text.assemble(plain(letter.conversation_id), "  ", status_text(status))
     )
     payload = parse_envelope(delivery.envelope).payload
     out = console()
@@ -217,7 +217,7 @@ def replay(
         registry = tasks.runtime_of(celery).backend
 
         def run_again(letter: DeadLetter) -> bool:
-            return tasks.replay_dead_letter(celery, letter.conversation, letter.delivery.id)
+            return tasks.replay_dead_letter(celery, letter.conversation_id, letter.delivery.id)
 
         done = _each(registry, deliveries, run_again)
     _tell(*done, what="replayed", as_json=as_json)
@@ -235,7 +235,7 @@ def drop(
     with closing(running_registry(organism, os.environ)) as registry:
 
         def forget(letter: DeadLetter) -> bool:
-            return registry.drop(letter.conversation, letter.delivery.id)
+            return registry.drop(letter.conversation_id, letter.delivery.id)
 
         done = _each(registry, deliveries, forget)
     _tell(*done, what="dropped", as_json=as_json)

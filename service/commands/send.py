@@ -121,11 +121,11 @@ def _parsed(text: str, listener: Listener) -> Any:
     raise SendError(_refusal("JSON has to be an object with the fields of a class", listener))
 
 
-def _injected(app: Celery, target: Listener, text: str, conversation: str | None) -> str:
+def _injected(app: Celery, target: Listener, text: str, conversation_id: str | None) -> str:
     """Start the conversation and return its id."""
     try:
         payload = _parsed(text, target)
-        return str(tasks.inject(app, target.name, payload, conversation_id=conversation).id)
+        return str(tasks.inject(app, target.name, payload, conversation_id=conversation_id).id)
     except InvalidEnvelopeError as exc:
         raise SendError(_refusal("; ".join(exc.faults), target)) from exc
 
@@ -138,7 +138,7 @@ def _refusal(reason: str, listener: Listener) -> str:
 # --- waiting ---------------------------------------------------------------------------------
 
 
-def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversation:
+def _ended(app: Celery, conversation_id: str, timeout_s: float | None) -> Conversation:
     """Return the conversation once it has ended, or in its state when the timeout is reached.
 
     This polls the registry, which also has the progress. Waiting for Celery's result would
@@ -150,24 +150,26 @@ def _ended(app: Celery, conversation: str, timeout_s: float | None) -> Conversat
     try:
         with err.status("") as progress:
             while True:
-                found = _look(app, conversation)
+                found = _look(app, conversation_id)
                 left_s = deadline_s - time.monotonic()
                 if found.status in _FINAL or left_s <= 0:
                     return found
                 if found.status is ConversationStatus.WAITING and not waits:
-                    err.print(f"it waits for input; see `threadloom thread {plain(conversation)}`")
+                    err.print(
+                        f"it waits for input; see `threadloom thread {plain(conversation_id)}`"
+                    )
                 waits = found.status is ConversationStatus.WAITING
                 progress.update(_progress(found))
                 time.sleep(min(_LOOK_S, left_s))
     except KeyboardInterrupt:
-        err.print(f"it goes on; see `threadloom thread {plain(conversation)}`")
+        err.print(f"it goes on; see `threadloom thread {plain(conversation_id)}`")
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _look(app: Celery, conversation: str) -> Conversation:
-    found = tasks.runtime_of(app).backend.conversation(conversation)
+def _look(app: Celery, conversation_id: str) -> Conversation:
+    found = tasks.runtime_of(app).backend.conversation(conversation_id)
     if found is None:
-        raise UnknownConversationError(conversation)
+        raise UnknownConversationError(conversation_id)
     return found
 
 

@@ -80,16 +80,16 @@ def thread(
     print_story(console(), story, limit=limit, xml=xml)
 
 
-def _read(registry: SharedBackend, conversation: str) -> Story:
-    found = registry.conversation(conversation)
+def _read(registry: SharedBackend, conversation_id: str) -> Story:
+    found = registry.conversation(conversation_id)
     if found is None:
-        raise UnknownConversationError(conversation)
-    return Story(found, registry.threads(conversation), tuple(_log(registry, conversation)))
+        raise UnknownConversationError(conversation_id)
+    return Story(found, registry.threads(conversation_id), tuple(_log(registry, conversation_id)))
 
 
-def _log(registry: SharedBackend, conversation: str) -> Iterator[LogEntry]:
+def _log(registry: SharedBackend, conversation_id: str) -> Iterator[LogEntry]:
     start = 0
-    while page := registry.log(conversation, start=start, limit=_PAGE):
+    while page := registry.log(conversation_id, start=start, limit=_PAGE):
         yield from page
         start += len(page)
 
@@ -131,12 +131,12 @@ def _head(found: Conversation) -> Table:
 
 def _tree(story: Story) -> Tree:
     """Return the call tree: one line per thread, with the number of its messages."""
-    messages = Counter(entry.detail["delivery"].thread for entry in story.log if _told(entry))
+    messages = Counter(entry.detail["delivery"].thread_id for entry in story.log if _told(entry))
     children: dict[str | None, list[Thread]] = {}
     positions = {id_: position for position, id_ in enumerate(messages)}
     in_order = sorted(story.threads.values(), key=lambda each: positions.get(each.id, -1))
     for each in in_order:
-        parent = each.parent if each.parent in story.threads else None
+        parent = each.parent_id if each.parent_id in story.threads else None
         children.setdefault(parent, []).append(each)
     top = Tree(Text("call tree", "dim"), guide_style="dim")
     # An explicit stack instead of recursion: a call chain may be deeper than Python's stack.
@@ -260,7 +260,7 @@ def _as_data(story: Story) -> dict[str, Any]:
 def _thread_data(thread: Thread) -> dict[str, Any]:
     return {
         "id": thread.id,
-        "parent": thread.parent,
+        "parent": thread.parent_id,
         "chain": thread.chain,
         "branch": thread.branch._asdict() if thread.branch else None,
         "repairs": thread.repairs,
@@ -279,11 +279,11 @@ def _entry_data(story: Story, entry: LogEntry) -> dict[str, Any]:
     return {
         **data,
         "id": delivery.id,
-        "thread": delivery.thread,
+        "thread": delivery.thread_id,
         "from": delivery.from_id,
         "to": delivery.to,
         "payload_name": delivery.payload_name,
-        "parent": delivery.parent,
+        "parent": delivery.parent_id,
         "scope": [branch._asdict() for branch in delivery.scope],
         "depth": delivery.depth,
         "envelope": delivery.envelope.decode(),

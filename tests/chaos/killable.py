@@ -48,7 +48,7 @@ def killable_app() -> Celery:
         if delivery is not None:
             at_hand.append(delivery)
         together = len(turns_of(task.request)) > 1
-        if together and delivery is not None and delivery.parent is None:
+        if together and delivery is not None and delivery.parent_id is None:
             entries[:] = [delivery]  # one conversation of several that share the message
         conversation = entries[0].id if together and entries else turns_of(task.request)[0][0]
         # A run goes on with other deliveries than the one that its task is for.

@@ -37,38 +37,38 @@ class Orders:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def give(self, conversation: str, order: Order) -> None:
+    def give(self, conversation_id: str, order: Order) -> None:
         """Have this order carried out in a conversation that has not begun yet."""
-        file = self.directory / conversation
+        file = self.directory / conversation_id
         unfinished = file.with_suffix(".new")
         unfinished.write_text(json.dumps(asdict(order)))
         unfinished.rename(file)
 
-    def carried_out(self, conversation: str) -> float | None:
+    def carried_out(self, conversation_id: str) -> float | None:
         """When the process was ended (s since 1970); None: not yet."""
         try:
-            text = (self.directory / f"{conversation}.done").read_text()
+            text = (self.directory / f"{conversation_id}.done").read_text()
         except FileNotFoundError:
             return None
         return float(text) if text.endswith("\n") else None  # else it is being written
 
-    def reached(self, point: str, listener: str, conversation: str) -> None:
+    def reached(self, point: str, listener: str, conversation_id: str) -> None:
         """Called by a pool process at each point: does not return if an order is due here."""
         try:
-            order = Order(**json.loads((self.directory / conversation).read_text()))
+            order = Order(**json.loads((self.directory / conversation_id).read_text()))
         except FileNotFoundError:
             return
         if (order.listener, order.point) != (listener, point):
             return
-        if self._count(conversation) == order.let_pass and _created(
-            self.directory / f"{conversation}.done", f"{time.time()!r}\n"
+        if self._count(conversation_id) == order.let_pass and _created(
+            self.directory / f"{conversation_id}.done", f"{time.time()!r}\n"
         ):
             end_myself(whole_worker=order.whole_worker)
 
-    def _count(self, conversation: str) -> int:
+    def _count(self, conversation_id: str) -> int:
         """How many have been here before."""
         passed = 0
-        while not _created(self.directory / f"{conversation}.passed{passed}", ""):
+        while not _created(self.directory / f"{conversation_id}.passed{passed}", ""):
             passed += 1
         return passed
 

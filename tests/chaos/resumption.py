@@ -75,6 +75,6 @@ def _begun_again(site: Site, hit: Step, steps: Iterable[Step]) -> list[float]:
     created = {
         entry.detail["delivery"].id
         for entry in site.backend.log(hit.conversation, limit=100_000)
-        if entry.event == "message" and entry.detail["delivery"].parent == hit.delivery
+        if entry.event == "message" and entry.detail["delivery"].parent_id == hit.delivery
     }
     return [s.at for s in later if s.delivery in created][:1]

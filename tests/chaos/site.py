@@ -88,33 +88,33 @@ class Site:
         """The registry, reached directly."""
         return tasks.runtime_of(self.app).backend
 
-    def journal(self, conversation: str | None = None) -> list[Step]:
+    def journal(self, conversation_id: str | None = None) -> list[Step]:
         """Which points were reached, in order: of all conversations, or of one."""
         steps = (Step(*json.loads(line)) for line in whole_lines(self._journal))
-        return [s for s in steps if conversation in (None, s.conversation)]
+        return [s for s in steps if conversation_id in (None, s.conversation)]
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:
         """What handlers recorded, in order; only those with the wanted values."""
         found = map(json.loads, whole_lines(self._records))
         return [r for r in found if all(r.get(k) == v for k, v in wanted.items())]
 
-    def states(self, conversation: str) -> dict[str, str]:
+    def states(self, conversation_id: str) -> dict[str, str]:
         """The state of each delivery of a conversation, by id."""
-        fields = self.redis.hgetall(f"{_shard(conversation)}:deliveries:{conversation}")
+        fields = self.redis.hgetall(f"{_shard(conversation_id)}:deliveries:{conversation_id}")
         return {
             name.removeprefix(Field.STATE): value.partition("|")[0]
             for name, value in fields.items()
             if name.startswith(Field.STATE)
         }
 
-    def due(self, conversation: str) -> list[str]:
+    def due(self, conversation_id: str) -> list[str]:
         """What the registry still has to watch of a conversation."""
         members = [
             member
             for kind in ("due", "sent")
-            for member in self.redis.zrange(f"{_shard(conversation)}:{kind}", 0, -1)
+            for member in self.redis.zrange(f"{_shard(conversation_id)}:{kind}", 0, -1)
         ]
-        return [member for member in members if f"|{conversation}|" in member]
+        return [member for member in members if f"|{conversation_id}|" in member]
 
     def open_gate(self, name: str, pid: int) -> None:
         """Let the handler pass that waits at this gate in this process, or will."""
@@ -129,9 +129,9 @@ class Site:
             self.redis.close()
 
 
-def _shard(conversation: str) -> str:
+def _shard(conversation_id: str) -> str:
     """What the names of a conversation's keys begin with."""
-    return f"tl:chaos:{{{shard_of(conversation)}}}"
+    return f"tl:chaos:{{{shard_of(conversation_id)}}}"
 
 
 def _urls(registry_url: str, broker_url: str) -> dict[str, str]:

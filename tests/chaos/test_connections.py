@@ -40,9 +40,9 @@ LEASE_MS = 1500
 class Patient:
     """A run of a handler that waits at the gate named like its conversation."""
 
-    def __init__(self, site: Site, conversation: str) -> None:
-        self.site, self.conversation = site, conversation
-        self.plan = Plan("patient", {"gate": conversation}, {"gate": conversation})
+    def __init__(self, site: Site, conversation_id: str) -> None:
+        self.site, self.conversation = site, conversation_id
+        self.plan = Plan("patient", {"gate": conversation_id}, {"gate": conversation_id})
         self._first = eventually(self._ran, what="the handler runs")[0]
 
     def _ran(self) -> list[dict[str, Any]]:
@@ -64,11 +64,11 @@ class Wires:
     def __init__(self, site: Site, registry: Proxy, broker: Proxy) -> None:
         self.site, self.registry, self.broker = site, registry, broker
 
-    def begin(self, plan: Plan, conversation: str = "") -> str:
+    def begin(self, plan: Plan, conversation_id: str = "") -> str:
         """Start a conversation of this plan."""
-        conversation = conversation or str(uuid.uuid4())
-        tasks.inject(self.site.app, plan.to, plan.message, conversation_id=conversation)
-        return conversation
+        conversation_id = conversation_id or str(uuid.uuid4())
+        tasks.inject(self.site.app, plan.to, plan.message, conversation_id=conversation_id)
+        return conversation_id
 
     def admit(self) -> Patient:
         """A handler that waits until it is told to leave."""
@@ -84,10 +84,12 @@ class Wires:
         """How many messages the sweep has missed and published again."""
         return self.site.fleet.logs().count("sweep.republished")
 
-    def came_out_right(self, conversation: str, plan: Plan) -> None:
+    def came_out_right(self, conversation_id: str, plan: Plan) -> None:
         """It ends, with the value it should have, and every delivery settled once."""
-        await_end(self.site, conversation, timeout_s=PATIENCE_S)
-        assert not flaws(self.site, conversation, plan.expected), story(self.site, conversation)
+        await_end(self.site, conversation_id, timeout_s=PATIENCE_S)
+        assert not flaws(self.site, conversation_id, plan.expected), story(
+            self.site, conversation_id
+        )
 
 
 @pytest.fixture(scope="module")

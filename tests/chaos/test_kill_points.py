@@ -50,40 +50,40 @@ AT_ONCE_WAY = (
 )  # fmt: skip
 
 
-def injected(site: Site, conversation: str, plan: Plan) -> None:
+def injected(site: Site, conversation_id: str, plan: Plan) -> None:
     """From inside: the registry has the conversation before the broker has its message."""
-    tasks.inject(site.app, plan.to, plan.message, conversation_id=conversation)
+    tasks.inject(site.app, plan.to, plan.message, conversation_id=conversation_id)
 
 
-def sent(site: Site, conversation: str, plan: Plan) -> None:
+def sent(site: Site, conversation_id: str, plan: Plan) -> None:
     """A plain message from somebody else."""
-    site.app.send_task(plan.to, [plan.message], task_id=conversation)
+    site.app.send_task(plan.to, [plan.message], task_id=conversation_id)
 
 
-def chained(site: Site, conversation: str, plan: Plan) -> None:
+def chained(site: Site, conversation_id: str, plan: Plan) -> None:
     """Somebody else's chain, which goes on with the value."""
-    first = site.app.signature(plan.to, [plan.message], task_id=conversation)
-    last = site.app.signature("keeper", task_id=remainder(conversation))
+    first = site.app.signature(plan.to, [plan.message], task_id=conversation_id)
+    last = site.app.signature("keeper", task_id=remainder(conversation_id))
     celery.chain(first, last).apply_async()
 
 
-def shared(site: Site, conversation: str, plan: Plan) -> None:
+def shared(site: Site, conversation_id: str, plan: Plan) -> None:
     """With two others in one message, one of them before it."""
-    before, behind = companions(conversation)
+    before, behind = companions(conversation_id)
     payloads = [plan.message] * 3
     with mock.patch.object(injection, "per_message", return_value=3):
-        tasks.inject_many(site.app, plan.to, payloads, ids=[before, conversation, behind])
+        tasks.inject_many(site.app, plan.to, payloads, ids=[before, conversation_id, behind])
 
 
-def companions(conversation: str) -> tuple[str, str]:
+def companions(conversation_id: str) -> tuple[str, str]:
     """The conversations that share a message with it."""
-    name = uuid.UUID(conversation)
+    name = uuid.UUID(conversation_id)
     return str(uuid.uuid5(name, "before")), str(uuid.uuid5(name, "behind"))
 
 
-def remainder(conversation: str) -> str:
+def remainder(conversation_id: str) -> str:
     """The conversation that the rest of somebody else's chain is."""
-    return str(uuid.uuid5(uuid.UUID(conversation), "remainder"))
+    return str(uuid.uuid5(uuid.UUID(conversation_id), "remainder"))
 
 
 @dataclass(frozen=True)
@@ -166,19 +166,21 @@ class Kills:
             f"worst {max(self.resumed_s):.2f} s to the end of the conversation"
         )
 
-    def await_kill(self, conversation: str) -> float:
+    def await_kill(self, conversation_id: str) -> float:
         """When the process was killed, once it was."""
         orders = self.site.orders
         try:
-            return eventually(lambda: orders.carried_out(conversation), timeout_s=PATIENCE_S)
+            return eventually(lambda: orders.carried_out(conversation_id), timeout_s=PATIENCE_S)
         except AssertionError:
-            raise AssertionError(f"nobody killed\n{story(self.site, conversation)}") from None
+            raise AssertionError(f"nobody killed\n{story(self.site, conversation_id)}") from None
 
-    def await_end(self, conversation: str) -> float:
+    def await_end(self, conversation_id: str) -> float:
         """When the conversation was over, the last of its messages dealt with."""
-        await_end(self.site, conversation, timeout_s=PATIENCE_S)
-        ended = (e.at_ms / 1000 for e in self.site.backend.log(conversation) if e.event == "ended")
-        return max(*ended, *(step.at for step in self.site.journal(conversation)))
+        await_end(self.site, conversation_id, timeout_s=PATIENCE_S)
+        ended = (
+            e.at_ms / 1000 for e in self.site.backend.log(conversation_id) if e.event == "ended"
+        )
+        return max(*ended, *(step.at for step in self.site.journal(conversation_id)))
 
 
 class Scene(NamedTuple):

@@ -42,29 +42,29 @@ class Ward:
         self.runs(conversation, 1)
         return conversation
 
-    def runs(self, conversation: str, count: int) -> list[dict[str, Any]]:
+    def runs(self, conversation_id: str, count: int) -> list[dict[str, Any]]:
         """What was recorded of the handler's runs, once there are so many."""
 
         def found() -> list[dict[str, Any]] | None:
-            ran = self.site.records(event="ran", what=f"Visit(gate='{conversation}')")
+            ran = self.site.records(event="ran", what=f"Visit(gate='{conversation_id}')")
             return ran if len(ran) >= count else None
 
-        return eventually(found, what=f"{count} runs of {conversation}")
+        return eventually(found, what=f"{count} runs of {conversation_id}")
 
-    def passed(self, conversation: str) -> list[int]:
+    def passed(self, conversation_id: str) -> list[int]:
         """The processes that have passed the gate."""
-        return [r["pid"] for r in self.site.records(event="passed", gate=conversation)]
+        return [r["pid"] for r in self.site.records(event="passed", gate=conversation_id)]
 
     def worker_of(self, pid: int) -> Killable:
         """The worker whose pool a process belongs to."""
         return next(each for each in self.site.fleet.members if pid in each.pool())
 
-    def discharged(self, conversation: str, *, runs: int) -> None:
+    def discharged(self, conversation_id: str, *, runs: int) -> None:
         """It ends right, after so many runs of its handler."""
-        await_end(self.site, conversation, timeout_s=WAIT_S)
-        found = flaws(self.site, conversation, {"gate": conversation})
-        assert not found, story(self.site, conversation)
-        assert len(self.runs(conversation, runs)) == runs, story(self.site, conversation)
+        await_end(self.site, conversation_id, timeout_s=WAIT_S)
+        found = flaws(self.site, conversation_id, {"gate": conversation_id})
+        assert not found, story(self.site, conversation_id)
+        assert len(self.runs(conversation_id, runs)) == runs, story(self.site, conversation_id)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_a_zombie_whose_delivery_was_settled_adopts_that(ward: Ward) -> None:
     ward.discharged(conversation, runs=2)
 
 
-def _done(worker: Killable, conversation: str) -> bool:
-    named = conversation.encode()
+def _done(worker: Killable, conversation_id: str) -> bool:
+    named = conversation_id.encode()
     return any(named in line and b"ForkPoolWorker" in line for line in whole_lines(worker.log))
 
 

@@ -30,53 +30,55 @@ class Flaw:
         return f"{self.kind}: {self.conversation}: {self.text}"
 
 
-def ended(site: Site, conversation: str) -> bool:
+def ended(site: Site, conversation_id: str) -> bool:
     """Whether nothing of a conversation is in flight or due any more, its value handed over."""
-    found = site.backend.conversation(conversation)
+    found = site.backend.conversation(conversation_id)
     return (
         found is not None
         and found.in_flight == 0
         and found.status is not ConversationStatus.RUNNING
-        and not site.due(conversation)
+        and not site.due(conversation_id)
     )
 
 
-def await_end(site: Site, conversation: str, *, timeout_s: float) -> None:
+def await_end(site: Site, conversation_id: str, *, timeout_s: float) -> None:
     """Return once a conversation has ended; fail with its story if it does not."""
     try:
-        eventually(lambda: ended(site, conversation), timeout_s=timeout_s)
+        eventually(lambda: ended(site, conversation_id), timeout_s=timeout_s)
     except AssertionError as exc:
-        raise AssertionError(f"{exc}\n{story(site, conversation)}") from None
+        raise AssertionError(f"{exc}\n{story(site, conversation_id)}") from None
 
 
-def flaws(site: Site, conversation: str, expected: Any) -> list[Flaw]:
+def flaws(site: Site, conversation_id: str, expected: Any) -> list[Flaw]:
     """Everything that is wrong with a conversation that should have given `expected`."""
-    return [Flaw(kind, conversation, text) for kind, text in _flaws(site, conversation, expected)]
+    return [
+        Flaw(kind, conversation_id, text) for kind, text in _flaws(site, conversation_id, expected)
+    ]
 
 
-def _flaws(site: Site, conversation: str, expected: Any) -> Iterator[tuple[str, str]]:
-    found = site.backend.conversation(conversation)
+def _flaws(site: Site, conversation_id: str, expected: Any) -> Iterator[tuple[str, str]]:
+    found = site.backend.conversation(conversation_id)
     if found is None:
         yield LOST, "the registry does not know it"
         return
-    due = site.due(conversation)
+    due = site.due(conversation_id)
     if found.in_flight or found.status is ConversationStatus.RUNNING or due:
         yield STUCK, f"{found.status}, {found.in_flight} in flight, due: {due}"
         return
     value = (found.value or {}).get("payload")
     if found.status is not ConversationStatus.COMPLETED or value != expected:
         yield WRONG, f"{found.status} with {found.value}, expected {expected}"
-    told = site.app.backend.get_task_meta(conversation)
+    told = site.app.backend.get_task_meta(conversation_id)
     if told["status"] != states.SUCCESS or told["result"]["payload"] != expected:
         yield WRONG, f"whoever injected it was told {told['status']}: {told['result']}"
-    unsettled = _unsettled(site, conversation)
+    unsettled = _unsettled(site, conversation_id)
     if unsettled:
         yield LOST, f"deliveries that never settled: {unsettled}"
-    yield from _doubled(site.backend.log(conversation, limit=100_000))
+    yield from _doubled(site.backend.log(conversation_id, limit=100_000))
 
 
-def _unsettled(site: Site, conversation: str) -> dict[str, str]:
-    return {k: v for k, v in site.states(conversation).items() if v != "settled"}
+def _unsettled(site: Site, conversation_id: str) -> dict[str, str]:
+    return {k: v for k, v in site.states(conversation_id).items() if v != "settled"}
 
 
 def _doubled(log: Any) -> Iterator[tuple[str, str]]:
@@ -97,21 +99,21 @@ def _doubled(log: Any) -> Iterator[tuple[str, str]]:
 
 
 def _effect(delivery: Delivery) -> tuple[Any, ...]:
-    return delivery.parent, delivery.to, delivery.payload_name, delivery.scope
+    return delivery.parent_id, delivery.to, delivery.payload_name, delivery.scope
 
 
-def story(site: Site, conversation: str) -> str:
+def story(site: Site, conversation_id: str) -> str:
     """What happened in a conversation, for people: its log and journal in one, by time."""
-    log = [(e.at_ms / 1000, _told(e)) for e in site.backend.log(conversation, limit=10_000)]
-    journal = [(step.at, _reached(step)) for step in site.journal(conversation)]
+    log = [(e.at_ms / 1000, _told(e)) for e in site.backend.log(conversation_id, limit=10_000)]
+    journal = [(step.at, _reached(step)) for step in site.journal(conversation_id)]
     moments = sorted([*log, *journal])
     start = moments[0][0] if moments else 0.0
     lines = [f"{at - start:9.3f} s  {text}" for at, text in moments]
     return "\n".join(
         [
-            f"conversation {conversation}: {site.backend.conversation(conversation)}",
-            f"unsettled: {_unsettled(site, conversation)}",
-            f"due: {site.due(conversation)}",
+            f"conversation {conversation_id}: {site.backend.conversation(conversation_id)}",
+            f"unsettled: {_unsettled(site, conversation_id)}",
+            f"due: {site.due(conversation_id)}",
             *lines,
         ]
     )

@@ -17,10 +17,10 @@ from threadloom.routing.store import DEAD_LETTERS
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 
 
-def die(story: Story, delivery: str, **changes: Any) -> None:
+def die(story: Story, delivery_id: str, **changes: Any) -> None:
     """Run a delivery for the last time."""
     given = {"note": "why", "dead_letter": True, **changes}
-    story.run(delivery, **given)
+    story.run(delivery_id, **given)
 
 
 def broken(story: Story) -> Story:
@@ -49,7 +49,7 @@ def test_a_dead_letter_has_all_that_is_to_be_known(story: Story) -> None:
     frame = story.begin(story.id, lost=True)
     story.commit(frame, note="a | b\n{c}", dead_letter=True, ending=BROKEN)
     [letter] = story.backend.dead_letters(limit=9)
-    assert letter.conversation == story.id
+    assert letter.conversation_id == story.id
     assert letter.delivery == story.opening().entry
     assert (letter.attempts, letter.reason) == (2, "a | b\n{c}")
     assert story.row.created_ms <= letter.at_ms <= story.row.updated_ms
@@ -76,7 +76,7 @@ def test_dead_letters_are_listed_newest_first_page_by_page(bench: Bench) -> None
         if n % 20 == 10:
             bench.tick()
     read = pages(bench.backend, 7)
-    assert sorted(letter.conversation for letter in read) == sorted(f"{n}|x" for n in range(60))
+    assert sorted(letter.conversation_id for letter in read) == sorted(f"{n}|x" for n in range(60))
     assert all(a.at_ms >= b.at_ms for a, b in pairwise(read))
     if isinstance(bench.backend, MemoryBackend):  # its clock stands still in between
         assert any(a.at_ms == b.at_ms for a, b in pairwise(read))
@@ -111,7 +111,7 @@ def test_dead_letters_go_with_their_conversation(bench: Bench, story: Story) -> 
         return mortal.expire(limit=9)
 
     assert bench.until(gone_at_last) == 1
-    assert [letter.conversation for letter in mortal.dead_letters(limit=9)] == [kept.id]
+    assert [letter.conversation_id for letter in mortal.dead_letters(limit=9)] == [kept.id]
     assert not mortal.drop(gone.id, gone.id)
     assert mortal.replay(gone.id, gone.id) is None
 
@@ -175,12 +175,12 @@ def test_a_replay_deep_inside_reaches_whoever_injected(story: Story) -> None:
     frame = story.start()
     story.commit(frame, **story.call(frame))
     called = story.begin("d1")
-    fault = story.delivery(called, thread="t1", to="clerk")
+    fault = story.delivery(called, thread_id="t1", to="clerk")
     story.commit(called, deliveries=(fault,), note="why", dead_letter=True)
     story.run(fault.id, ending=BROKEN)
     assert story.backend.replay(story.id, "d1") is not None
     again = story.begin("d1")
-    reply = story.delivery(again, thread="t1", to="clerk")
+    reply = story.delivery(again, thread_id="t1", to="clerk")
     story.commit(again, deliveries=(reply,))
     assert story.run(reply.id, ending=DONE).release == DONE
 
@@ -208,7 +208,7 @@ def test_a_replay_in_a_completed_conversation_changes_no_value(story: Story) -> 
     frame = story.start()
     story.commit(frame, **story.call(frame))
     called = story.begin("d1")
-    fault = story.delivery(called, thread="t1", to="clerk")
+    fault = story.delivery(called, thread_id="t1", to="clerk")
     story.commit(called, deliveries=(fault,), note="why", dead_letter=True)
     story.run(fault.id, ending=DONE)
     assert story.try_begin(story.id) == Release(DONE, 1)
@@ -240,14 +240,14 @@ def test_a_replay_in_an_open_branch_keeps_it_open(story: Story) -> None:
     item = story.begin(f"{join}.0")
     story.commit(item, **story.call(item))
     called = story.begin("d1")
-    fault = story.delivery(called, thread=item.thread.id, to="item")
+    fault = story.delivery(called, thread_id=item.thread.id, to="item")
     story.commit(called, deliveries=(fault,), note="why", dead_letter=True)
     told = story.begin(fault.id)
     wait = story.wait(told)
     story.commit(told, waits=(wait,))
     assert story.backend.replay(story.id, "d1") is not None
     again = story.begin("d1")
-    reply = story.delivery(again, thread=item.thread.id, to="item")
+    reply = story.delivery(again, thread_id=item.thread.id, to="item")
     story.commit(again, deliveries=(reply,))
     story.run(reply.id)
     assert story.counts(join) == (0, 0, False), "it still waits for its input"
@@ -280,7 +280,7 @@ def test_what_cannot_count_any_more_is_not_replayed(story: Story, status: str) -
     item = story.begin(f"{join}.0")
     story.commit(item, **story.call(item))
     called = story.begin("d1")
-    fault = story.delivery(called, thread=item.thread.id, to="item")
+    fault = story.delivery(called, thread_id=item.thread.id, to="item")
     story.commit(called, deliveries=(fault,), note="why", dead_letter=True)
     story.reply(f"{join}.1")
     body = story.begin(f"{join}.body")

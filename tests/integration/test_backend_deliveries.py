@@ -38,7 +38,7 @@ def test_an_id_injected_again_is_the_same_conversation(story: Story) -> None:
     opening = story.opening(canvas='{"chain":[]}')
     first = story.backend.open(opening)
     assert first is not None
-    assert (first.conversation, first.id, first.to) == (story.id, story.id, "clerk")
+    assert (first.conversation_id, first.id, first.to) == (story.id, story.id, "clerk")
     assert (first.from_id, first.payload_name, first.canvas) == ("console", "Ask", None)
     assert story.backend.open(opening) == first
     story.backend.published(story.id, [first.id])
@@ -64,7 +64,7 @@ def test_the_first_delivery_comes_with_its_frame(story: Story) -> None:
     """One operation creates a conversation and hands out all that a worker needs to run it."""
     frame = story.start()
     opening = story.opening()
-    assert (frame.conversation, frame.delivery, frame.thread) == (
+    assert (frame.conversation_id, frame.delivery, frame.thread) == (
         story.id,
         opening.entry,
         opening.thread,
@@ -75,15 +75,15 @@ def test_the_first_delivery_comes_with_its_frame(story: Story) -> None:
     assert (story.row.entry, story.row.from_id) == ("clerk", "console")
 
 
-@pytest.mark.parametrize("delivery", ["unheard-of", ""])
-def test_what_the_registry_does_not_know_is_skipped(story: Story, delivery: str) -> None:
+@pytest.mark.parametrize("delivery_id", ["unheard-of", ""])
+def test_what_the_registry_does_not_know_is_skipped(story: Story, delivery_id: str) -> None:
     """Neither an error nor a run: a message may outlive its conversation."""
-    assert story.try_begin(delivery) == Skip("unknown")
+    assert story.try_begin(delivery_id) == Skip("unknown")
     frame = story.start()
-    assert story.try_begin(delivery) == Skip("unknown")
-    stranger = replace(story.transition(frame), delivery=delivery)
+    assert story.try_begin(delivery_id) == Skip("unknown")
+    stranger = replace(story.transition(frame), delivery_id=delivery_id)
     assert story.backend.commit(stranger) == Fenced()
-    assert story.backend.commit(replace(stranger, conversation="nobody's")) == Fenced()
+    assert story.backend.commit(replace(stranger, conversation_id="nobody's")) == Fenced()
 
 
 # --- leases ---------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_a_lease_can_be_renewed_by_its_owner_only(bench: Bench, story: Story) ->
     leases = [(story.id, story.id), (other.id, other.id), ("gone", "gone")]
     story.backend.renew(leases, owner=story.owner, lease_ms=LONG_MS)
     bench.late(other.id, "d", other.id)
-    assert [due.conversation for due in story.backend.due(limit=9)] == [other.id]
+    assert [due.conversation_id for due in story.backend.due(limit=9)] == [other.id]
     assert story.try_begin(story.id, owner="worker-2") == Skip("leased")
 
 
@@ -165,12 +165,12 @@ def test_a_call_creates_everything_in_one_step(story: Story) -> None:
     frame = story.start()
     done = story.commit(frame, **story.call(frame, "helper"), note="as planned")
     [sent] = done.publications
-    assert (sent.id, sent.to, sent.from_id, sent.parent) == ("d1", "helper", "clerk", story.id)
+    assert (sent.id, sent.to, sent.from_id, sent.parent_id) == ("d1", "helper", "clerk", story.id)
     assert (done.adopted, done.release, done.resume) == (False, None, None)
     called = story.begin("d1")
     assert called.thread.chain == ("console", "clerk", "helper")
     assert called.deliveries == 2
-    reply = story.delivery(called, thread="t1", to="clerk")
+    reply = story.delivery(called, thread_id="t1", to="clerk")
     story.commit(called, deliveries=(reply,))
     assert story.begin(reply.id).children == {("t1", "helper"): called.thread.id}
     assert story.events("note") == ["as planned"]
@@ -225,7 +225,7 @@ def test_a_child_thread_that_exists_already_makes_the_plan_stale(story: Story) -
     answer = story.backend.commit(story.transition(two, **story.call(two)))
     assert answer == Replan(4, {("t1", "helper"): child.id})
     assert story.row.deliveries == 4
-    story.commit(two, deliveries=(story.delivery(two, thread=child.id),))
+    story.commit(two, deliveries=(story.delivery(two, thread_id=child.id),))
     assert set(story.backend.threads(story.id)) == {"t0", "t1", child.id}
 
 

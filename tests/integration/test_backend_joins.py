@@ -281,7 +281,7 @@ def next_step(story: Story, frame_of: str, index: int, *, success: bool = True) 
     branch = Branch("j1", index + 1)
     thread = Thread(f"j1.t{index + 1}", (*frame.thread.chain[:-1], "step"), "t1", branch)
     step = story.delivery(
-        frame, id=f"j1.{index + 1}", thread=thread.id, scope=(branch,), opens_branch=True
+        frame, id=f"j1.{index + 1}", thread_id=thread.id, scope=(branch,), opens_branch=True
     )
     result = then(story.result(frame, success=success), step, thread)
     return ids(story.commit(frame, results=(result,)).publications)
@@ -325,7 +325,7 @@ def test_a_step_is_created_by_the_first_answer_only(story: Story) -> None:
     made = []
     for name in ("first", "second"):
         thread = Thread(name, ("console", "clerk", "step"), "t1", branch)
-        step = story.delivery(frame, id=name, thread=name, scope=(branch,), opens_branch=True)
+        step = story.delivery(frame, id=name, thread_id=name, scope=(branch,), opens_branch=True)
         made.append(then(story.result(frame), step, thread))
     assert ids(story.commit(frame, results=tuple(made)).publications) == ["first"]
     again = story.commit(frame, results=tuple(made))

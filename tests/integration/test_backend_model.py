@@ -142,8 +142,8 @@ class SameStory(RuleBasedStateMachine):
         begun = self.every("begin", self.story.id, delivery, owner="w1", lease_ms=LONG_MS)
         return self.began(begun)
 
-    def state_of(self, delivery: str) -> str:
-        stored = self.backends[0]._states[self.story.id].deliveries.get(delivery)
+    def state_of(self, delivery_id: str) -> str:
+        stored = self.backends[0]._states[self.story.id].deliveries.get(delivery_id)
         return stored.state if stored else ""
 
     def opens(self, data: st.DataObject) -> None:
@@ -383,7 +383,7 @@ def _fans_out(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str
         answer_within_ms=data.draw(st.sampled_from([0, 0, 1, LONG_MS])),
         label=data.draw(st.sampled_from(["", "", "one"])),
         kind="system.sequence" if is_chained else "system.buffer",
-        deliveries=("reserved",) * is_chained,
+        delivery_ids=("reserved",) * is_chained,
     )
     if is_chained:  # its later steps come with the answers of those before
         kept = [d for d in changes["deliveries"] if not d.opens_branch or d.scope[-1].index == 0]
@@ -398,13 +398,13 @@ def _answers(machine: SameStory, frame: Frame, data: st.DataObject) -> dict[str,
     story, branch = machine.story, frame.delivery.scope[-1]
     success = data.draw(st.booleans())
     result = story.result(frame, success=success, branch=branch)
-    state = machine.backends[0].join(story.id, branch.join)
+    state = machine.backends[0].join(story.id, branch.join_id)
     assert state is not None
-    following = Branch(branch.join, branch.index + 1)
+    following = Branch(branch.join_id, branch.index + 1)
     if success and state.join.is_chained and following.index < state.join.total:
         thread = Thread(story.new_id("s"), ("console", "step"), "t1", following)
         scope = (*frame.delivery.scope[:-1], following)
-        step = story.delivery(frame, thread=thread.id, scope=scope, opens_branch=True)
+        step = story.delivery(frame, thread_id=thread.id, scope=scope, opens_branch=True)
         result = then(result, step, thread)
     return {"results": (result,)}
 

@@ -292,16 +292,16 @@ def test_every_answer_can_be_sent_to_another_process(story: Story) -> None:
     assert pickle.loads(pickle.dumps(answers)) == answers
 
 
-@pytest.mark.parametrize("conversation", ODD_IDS)
-def test_any_text_is_an_id(bench: Bench, conversation: str) -> None:
+@pytest.mark.parametrize("conversation_id", ODD_IDS)
+def test_any_text_is_an_id(bench: Bench, conversation_id: str) -> None:
     """Task ids come from anybody, and are the ids of conversations and of first deliveries."""
-    story = Story(bench.backend, id=conversation)
+    story = Story(bench.backend, id=conversation_id)
     everything(story)
-    assert story.row.id == conversation
-    assert [row.id for row in bench.backend.conversations(limit=5)] == [conversation]
-    assert bench.reclaim(conversation, "r") == [conversation]
-    bench.backend.released(conversation)
-    assert len(bench.backend.log(conversation)) > 5
+    assert story.row.id == conversation_id
+    assert [row.id for row in bench.backend.conversations(limit=5)] == [conversation_id]
+    assert bench.reclaim(conversation_id, "r") == [conversation_id]
+    bench.backend.released(conversation_id)
+    assert len(bench.backend.log(conversation_id)) > 5
 
 
 def test_odd_ids_do_not_meet(bench: Bench) -> None:
@@ -316,7 +316,7 @@ def test_odd_ids_do_not_meet(bench: Bench) -> None:
 
     for each in bench.until(all_due):
         [sent] = bench.backend.reclaim(each, retry_in_ms=LONG_MS, silent_branch=SILENT)
-        assert (sent.conversation, sent.id) == (each.conversation, each.conversation)
+        assert (sent.conversation_id, sent.id) == (each.conversation_id, each.conversation_id)
     for story in stories:
         story.commit(story.begin(story.id), ending=DONE)
     assert {row.status for row in bench.backend.conversations(limit=99)} == {

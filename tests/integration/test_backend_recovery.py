@@ -77,7 +77,7 @@ def test_what_is_late_comes_oldest_first_and_limited(bench: Bench) -> None:
         bench.tick()
     bench.late(stories[-1].id, "d", stories[-1].id)
     found = bench.backend.due(limit=3)
-    assert [due.conversation for due in found] == [story.id for story in stories[:3]]
+    assert [due.conversation_id for due in found] == [story.id for story in stories[:3]]
     assert len(bench.backend.due(limit=10)) == 5
 
 
@@ -164,7 +164,7 @@ def test_a_published_ending_is_looked_at_later(bench: Bench, story: Story) -> No
         each.commit(each.start(), ending=DONE)
     bench.backend.published(published.id, [""])
     bench.late(other.id, "r")
-    assert [due.conversation for due in bench.backend.due(limit=9)] == [other.id]
+    assert [due.conversation_id for due in bench.backend.due(limit=9)] == [other.id]
 
 
 # --- retention ------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_a_published_message_waits_until_it_is_begun(bench: Bench, story: Story)
     assert story.backend.unbegun(older_than_ms=LONG_MS, limit=9) == []
     sent = story.backend.republish(found[0], older_than_ms=0)
     assert sent is not None
-    assert (sent.conversation, sent.id, sent.to) == (story.id, "d2", "helper")
+    assert (sent.conversation_id, sent.id, sent.to) == (story.id, "d2", "helper")
     story.run("d2")
     assert story.backend.republish(found[0], older_than_ms=0) is None, "it has been begun"
     story.begin("d1")

@@ -67,7 +67,7 @@ def test_a_reply_does_not_overtake_one_that_is_queued(story: Story, first_has_be
     replies = {}
     for called, reply in (("d1", "first"), ("d2", "second")):
         taken = story.begin(called)
-        replied = story.delivery(taken, id=reply, thread="t1", to="clerk", local_s=30.0)
+        replied = story.delivery(taken, id=reply, thread_id="t1", to="clerk", local_s=30.0)
         transition = story.transition(taken, deliveries=(replied,))
         # The slice of the first peer's run is over, so its reply has to be queued.
         run = Turn(called, story.owner, LONG_MS, within_s=0.0 if reply == "first" else 30.0)
@@ -221,10 +221,10 @@ def test_a_lane_of_what_was_cancelled_is_free_too(bench: Bench, story: Story) ->
 # --- branches that come later -----------------------------------------------------------------
 
 
-def refill(story: Story, frame: Frame, join: str, at: int) -> dict[str, Any]:
+def refill(story: Story, frame: Frame, join_id: str, at: int) -> dict[str, Any]:
     """A held delivery that will bring more branches."""
     more = story.delivery(frame, id=f"more{at}", to="buffer", held=True)
-    return {"deliveries": (more,), "refills": (Refill(join, at, more.id),)}
+    return {"deliveries": (more,), "refills": (Refill(join_id, at, more.id),)}
 
 
 def test_more_branches_are_asked_for_when_the_lanes_come_to_the_last(story: Story) -> None:
@@ -349,7 +349,7 @@ def test_what_is_put_back_into_the_queue_is_missed_later(bench: Bench) -> None:
     bench.tick()
     bench.backend.requeued([("c0", "c0"), ("c1", "c1"), ("c9", "c9")])
     missed = bench.backend.unbegun(older_than_ms=0, limit=9)
-    assert [due.conversation for due in missed] == ["c2", "c0"]  # what waits longest comes first
+    assert [due.conversation_id for due in missed] == ["c2", "c0"]  # what waits longest comes first
     assert bench.backend.stats()["sent"] == 2
 
 

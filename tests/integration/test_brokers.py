@@ -214,12 +214,12 @@ def test_a_message_that_waits_for_its_rate_limit_is_not_taken_for_lost(
         strict.close()
 
 
-def unbegun_ms(deployment: Deployment, conversation: str) -> int:
+def unbegun_ms(deployment: Deployment, conversation_id: str) -> int:
     """How old the conversation is by the registry's clock while nobody has begun it; 0: begun."""
     waiting = deployment.backend.unbegun(older_than_ms=0, limit=100)
-    if conversation not in {due.conversation for due in waiting}:
+    if conversation_id not in {due.conversation_id for due in waiting}:
         return 0
     with redis.Redis.from_url(deployment.redis_url) as client:
         seconds, micros = client.time()
     now_ms = int(seconds * 1000 + micros // 1000)
-    return now_ms - deployment.conversation(conversation).created_ms
+    return now_ms - deployment.conversation(conversation_id).created_ms

@@ -42,9 +42,9 @@ def messages_in(works: Works, queue: str, count: int) -> list[Message]:
     ]
 
 
-def deliveries(works: Works, conversation: str) -> dict[str, Delivery]:
+def deliveries(works: Works, conversation_id: str) -> dict[str, Delivery]:
     """Every delivery of a conversation that was ever created, by id."""
-    log = works.deployment.backend.log(conversation, limit=10_000)
+    log = works.deployment.backend.log(conversation_id, limit=10_000)
     found = [entry.detail["delivery"] for entry in log if entry.event == "message"]
     return {delivery.id: delivery for delivery in found}
 
@@ -98,7 +98,7 @@ def test_items_are_the_header_of_a_chord(works: Works) -> None:
     assert deliveries(works, result.id)[body].to == "system.buffer"
     join = works.deployment.backend.join(result.id, group)
     assert join is not None
-    assert (join.join.body, join.join.total) == (body, 3)
+    assert (join.join.body_id, join.join.total) == (body, 3)
     for message in messages:
         assert message.headers["root_id"] == message.headers["parent_id"] == result.id
         assert not message.canvas["chain"]
@@ -160,7 +160,7 @@ def test_every_task_runs_once_and_has_its_cause_as_parent(works: Works) -> None:
     assert Counter(e["uuid"] for e in ours if e["type"] == "task-succeeded") == Counter(list(known))
     for event in received:
         assert event["root_id"] == result.id
-        assert event["parent_id"] == known[event["uuid"]].parent, event["name"]
+        assert event["parent_id"] == known[event["uuid"]].parent_id, event["name"]
         assert event["name"] == known[event["uuid"]].to
     # Events come in batches: those of an earlier conversation may arrive only now.
     of_this = {e["uuid"] for e in events if e.get("root_id") == result.id}

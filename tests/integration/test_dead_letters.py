@@ -35,7 +35,7 @@ def test_what_takes_its_worker_along_is_bounded_and_replayed_once_repaired(mill:
     assert (error.code, error.message) == ("handler", "The message could not be processed.")
     assert len({r["pid"] for r in mill.runs()}) == 2
     letter = mill.letter()
-    assert (letter.delivery.id, letter.conversation) == (poison.id, poison.id)
+    assert (letter.delivery.id, letter.conversation_id) == (poison.id, poison.id)
     assert letter.reason == "given up after 2 runs, the last of which lost its worker"
 
     assert mill.replay(letter)
@@ -193,7 +193,7 @@ def test_they_are_listed_page_by_page_and_dropped(mill: Mill) -> None:
     assert not mill.drop(third)
     assert not mill.replay(third)
     assert mill.letters() == [letter for letter in own if letter != third]
-    assert mill.deployment.conversation(third.conversation).status == "error"
+    assert mill.deployment.conversation(third.conversation_id).status == "error"
     assert len(mill.runs(message=third.delivery.id)) == 1
 
 
@@ -204,11 +204,11 @@ def test_they_go_with_their_conversation(redis_client: Any) -> None:
     story = Story(backend)
     story.commit(story.start(), ending=DONE, note="why", dead_letter=True)
     [letter] = tasks.dead_letters(app)
-    assert (letter.conversation, letter.reason) == (story.id, "why")
+    assert (letter.conversation_id, letter.reason) == (story.id, "why")
     assert eventually(lambda: backend.expire(limit=10)) == 1
     assert tasks.dead_letters(app) == []
     assert tasks.find_dead_letter(app, letter.delivery.id) is None
-    assert not tasks.replay_dead_letter(app, letter.conversation, letter.delivery.id)
-    assert not tasks.drop_dead_letter(app, letter.conversation, letter.delivery.id)
+    assert not tasks.replay_dead_letter(app, letter.conversation_id, letter.delivery.id)
+    assert not tasks.drop_dead_letter(app, letter.conversation_id, letter.delivery.id)
     assert not redis_client.keys("tl:mortal-mill:*")
     app.close()

@@ -102,7 +102,7 @@ def test_a_chain_goes_on_with_the_reply(
     result = steps.apply_async()
     assert result.get(timeout=WAIT_S) == f"stored {label}"
     assert result.parent.get(timeout=WAIT_S)["payload"] == reply
-    assert result.parent.parent.get(timeout=WAIT_S) == payload
+    assert result.parent_id.parent_id.get(timeout=WAIT_S) == payload
     stored = canvas.once("store", label)
     assert stored["got"]["payload"] == reply
     assert Story(canvas.desk, result.parent.id).conversation.status == "completed"

@@ -47,7 +47,7 @@ from threadloom.routing.backends import ManagerBackend
 from tests.stories import DONE, Story
 story = Story(ManagerBackend(Path(sys.argv[1]), organism="desk"), id=sys.argv[2], owner="elsewhere")
 called = story.begin("d1")
-story.commit(called, deliveries=(story.delivery(called, id="reply", thread="t1", to="clerk"),))
+story.commit(called, deliveries=(story.delivery(called, id="reply", thread_id="t1", to="clerk"),))
 """
 
 

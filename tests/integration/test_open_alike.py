@@ -34,7 +34,7 @@ ODD = 'ñ|:"\\ {0}\n/é'
 
 
 def opening(
-    conversation: str = "c",
+    conversation_id: str = "c",
     *,
     chain: tuple[str, str] = ("console", "clerk"),
     threads: tuple[str, str] = ("t0", "t1"),
@@ -46,8 +46,8 @@ def opening(
     root = Thread(threads[0], chain[:1], repairs=repairs[0])
     thread = Thread(threads[1], chain, threads[0], repairs=repairs[1])
     given = {"payload_name": "Ask", "payload_path": "desk.Ask", "envelope": b"<Ask/>", **entry}
-    first = Delivery(conversation, thread.id, chain[0], chain[1], **given)
-    return Opening(conversation, first, root, thread, canvas)
+    first = Delivery(conversation_id, thread.id, chain[0], chain[1], **given)
+    return Opening(conversation_id, first, root, thread, canvas)
 
 
 def _mixed() -> list[Opening]:
@@ -78,7 +78,7 @@ CASES: dict[str, list[Opening]] = {
     "of no class of ours": [opening(payload_path="")],
     "of a large message": [opening(envelope=b"<Ask>" + b"x" * 100_000 + b"</Ask>")],
     "not in UTF-8 or XML": [opening(envelope=bytes(range(256)))],
-    "not like most": [opening(depth=3, local_s=2.5, answer_within_ms=0, parent="p")],
+    "not like most": [opening(depth=3, local_s=2.5, answer_within_ms=0, parent_id="p")],
     "with a canvas": [opening(canvas='{"link": ["ñ", {"a": 1}]}')],
     "senders that differ": [
         opening("c1"),
@@ -92,7 +92,7 @@ CASES: dict[str, list[Opening]] = {
 
 def alone(backend: RedisBackend, openings: Sequence[Opening]) -> list[str]:
     """Open each by itself, as sent; the ids of those that were known."""
-    return [each.conversation for each in openings if not backend._opened_alone(each)]
+    return [each.conversation_id for each in openings if not backend._opened_alone(each)]
 
 
 def at_once(backend: RedisBackend, openings: Sequence[Opening]) -> list[str]:
@@ -125,11 +125,11 @@ def test_the_same_of_what_is_known_in_part(
     for organism, opens in (("alone", alone), ("at-once", at_once)):
         backend = registries(organism)
         first, last = openings[0], openings[-1]
-        backend.child_thread(first.conversation, ROOTS, first.root.chain[0], "known-root")
-        backend.child_thread(first.conversation, "known-root", "another", "known-child")
+        backend.child_thread(first.conversation_id, ROOTS, first.root.chain[0], "known-root")
+        backend.child_thread(first.conversation_id, "known-root", "another", "known-child")
         opens(backend, openings[: len(openings) // 2])
         known = opens(backend, [*openings[1:], last, first])
-        assert last.conversation in known
+        assert last.conversation_id in known
     same(redis_client, openings)
 
 
@@ -157,7 +157,7 @@ def left(client: redis.Redis, organism: str, openings: Sequence[Opening]) -> Lef
         for name, key in keys.items()
         if ":conversation:" in name
     }
-    assert created.keys() == {each.conversation for each in openings}
+    assert created.keys() == {each.conversation_id for each in openings}
     kept: Left = {}
     for name, key in keys.items():
         kind = client.type(key).decode()

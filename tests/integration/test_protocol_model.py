@@ -96,7 +96,7 @@ class Histories(RuleBasedStateMachine):
     def says_so(self, data: st.DataObject) -> None:
         """What has been published is cleared from the outbox at once."""
         for each in self.plant.unsaid:
-            self.plant.backend.published(each.conversation, [each.id])
+            self.plant.backend.published(each.conversation_id, [each.id])
         self.plant.unsaid = []
 
     def answers(self, data: st.DataObject) -> None:
@@ -164,22 +164,22 @@ class Histories(RuleBasedStateMachine):
             self.let_leases_expire()
         raise AssertionError(f"never at rest: {self.plant}, {self.plant.backend.stats()}")
 
-    def ended_once(self, conversation: str, wanted: Expected) -> None:
+    def ended_once(self, conversation_id: str, wanted: Expected) -> None:
         backend = self.plant.backend
-        row = backend.conversation(conversation)
+        row = backend.conversation(conversation_id)
         assert row is not None
         assert (row.in_flight, row.waiting) == (0, 0)
-        log = backend.log(conversation, limit=100_000)
+        log = backend.log(conversation_id, limit=100_000)
         assert [line.detail["text"] for line in log if line.event == "ended"] == [row.status]
-        told = self.plant.told[conversation]
+        told = self.plant.told[conversation_id]
         assert told, "whoever injected it was never told"
         assert {(each.status, str(each.value)) for each in told} == {(row.status, str(row.value))}
         messages = [line.detail["delivery"].id for line in log if line.event == "message"]
         assert len(set(messages)) == len(messages) == row.deliveries
         for delivery in messages:
-            assert isinstance(backend.begin(conversation, delivery, owner="", lease_ms=0), Skip)
+            assert isinstance(backend.begin(conversation_id, delivery, owner="", lease_ms=0), Skip)
         settled = [self.plant.settled[delivery] for delivery in messages]
-        if conversation in self.killed:
+        if conversation_id in self.killed:
             assert row.status is ConversationStatus.KILLED
             assert max(settled) <= 1
             return

@@ -92,9 +92,9 @@ def run_some(deployment: Deployment, times: int) -> None:
         eventually(lambda id=result.id: _is_over(deployment, id), what="its end")
 
 
-def _is_over(deployment: Deployment, conversation: str) -> bool:
+def _is_over(deployment: Deployment, conversation_id: str) -> bool:
     """Whether nothing of it is in flight; it may have been forgotten since it ended."""
-    found = deployment.backend.conversation(conversation)
+    found = deployment.backend.conversation(conversation_id)
     return found is None or found.in_flight == 0
 
 

@@ -23,9 +23,9 @@ from threadloom.primitives import BufferStart, SequenceStart
 pytest_plugins = ["tests.mill_fixtures"]
 
 
-def waits_ms(mill: Mill, conversation: str) -> list[int]:
+def waits_ms(mill: Mill, conversation_id: str) -> list[int]:
     """For how long a conversation's deliveries were postponed, as its log says."""
-    lines = [e.detail["text"] for e in mill.log(conversation) if e.event == "retry"]
+    lines = [e.detail["text"] for e in mill.log(conversation_id) if e.event == "retry"]
     return [int(ms) for line in lines for ms in re.findall(r"^again in (\d+) ms: ", line)]
 
 

@@ -147,15 +147,15 @@ def test_a_second_id_for_a_chain_is_a_parallel_thread(registry: ThreadRegistry) 
 
 
 @pytest.mark.parametrize(
-    ("thread", "chain"), [("given", ("console", "b")), ("given", ()), ("", ("console",))]
+    ("thread_id", "chain"), [("given", ("console", "b")), ("given", ()), ("", ("console",))]
 )
 def test_what_cannot_be_registered(
-    registry: ThreadRegistry, thread: str, chain: tuple[str, ...]
+    registry: ThreadRegistry, thread_id: str, chain: tuple[str, ...]
 ) -> None:
     """An id stands for one chain for ever; nothing stands for none."""
     registry.register_thread("given", ("console", "a"))
     with pytest.raises(ValueError, match="thread"):
-        registry.register_thread(thread, chain)
+        registry.register_thread(thread_id, chain)
     assert registry.lookup("given") == ("console", "a")
 
 

@@ -21,8 +21,8 @@ STALE_S = 0.4
 LONG_AGO_S = 1_600_000_000.0
 
 
-class Broker:
-    """The desk's broker, and a worker of which nothing is left but what it held."""
+class Site:
+    """The desk on a Redis broker, and a worker of which nothing is left but what it held."""
 
     def __init__(self, url: str) -> None:
         self.app: Celery = tasks.create_app(ORGANISMS / "desk" / "organism.yaml", redis_url=url)
@@ -61,10 +61,10 @@ class Broker:
 
 
 @pytest.fixture
-def broker(deployment_url: Callable[[], str]) -> Iterator[Broker]:
-    broker = Broker(deployment_url())
-    yield broker
-    broker.close()
+def site(deployment_url: Callable[[], str]) -> Iterator[Site]:
+    site = Site(deployment_url())
+    yield site
+    site.close()
 
 
 def redelivered(worker: Unacknowledged, wanted: int) -> int:
@@ -79,54 +79,54 @@ def redelivered(worker: Unacknowledged, wanted: int) -> int:
     return found[0]
 
 
-def test_all_of_a_workers_messages_come_back(broker: Broker) -> None:
+def test_all_of_a_workers_messages_come_back(site: Site) -> None:
     """A worker updates the times of all its messages at once, so they are the same ones.
 
     There are more of them than one sweep examines, and other tasks' messages among them.
     """
-    mine = broker.held(450)
-    both = broker.held(30, task="somebody.elses")
-    broker.date(both, LONG_AGO_S)
-    worker = broker.worker()
+    mine = site.held(450)
+    both = site.held(30, task="somebody.elses")
+    site.date(both, LONG_AGO_S)
+    worker = site.worker()
     assert redelivered(worker, len(mine)) == len(mine)
-    assert broker.redis.llen("desk") == len(mine)
-    assert broker.redis.zcard(broker.channel.unacked_index_key) == 30
+    assert site.redis.llen("desk") == len(mine)
+    assert site.redis.zcard(site.channel.unacked_index_key) == 30
     assert [worker.sweep([]) for _ in range(3)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("clock", ["behind", "ahead"])
-def test_a_workers_clock_does_not_count(broker: Broker, clock: str) -> None:
+def test_a_workers_clock_does_not_count(site: Site, clock: str) -> None:
     """kombu dates a message by the clock of the worker that received it, which may be wrong.
 
     As long as its worker lives, the message is dated by Redis: nobody redelivers it. Once the
     worker is dead it comes back as soon as any other.
     """
-    [tag] = broker.held(1)
-    seconds, _ = broker.redis.time()  # type: ignore[misc]
-    broker.date([tag], seconds + (3600 if clock == "ahead" else -3600))
-    alive, other = broker.worker(), broker.worker()
+    [tag] = site.held(1)
+    seconds, _ = site.redis.time()  # type: ignore[misc]
+    site.date([tag], seconds + (3600 if clock == "ahead" else -3600))
+    alive, other = site.worker(), site.worker()
     request: Any = SimpleNamespace(message=SimpleNamespace(delivery_tag=tag))
-    begun, _ = broker.redis.time()  # type: ignore[misc]
+    begun, _ = site.redis.time()  # type: ignore[misc]
 
     def long_enough() -> bool:
         assert alive.sweep([request]) == 0
         assert other.sweep([]) == 0
-        return bool(broker.redis.time()[0] > begun + 3 * STALE_S)  # type: ignore[index]
+        return bool(site.redis.time()[0] > begun + 3 * STALE_S)  # type: ignore[index]
 
     eventually(long_enough, what="both have swept for three times as long as a message may lie")
     assert redelivered(other, 1) == 1
 
 
-def test_after_an_outage_nobodys_messages_are_stale(broker: Broker) -> None:
+def test_after_an_outage_nobodys_messages_are_stale(site: Site) -> None:
     """While the broker was away no worker could update its messages: all look stale at first."""
-    tags = broker.held(3)
-    worker = broker.worker()
+    tags = site.held(3)
+    worker = site.worker()
     redelivered_before = worker.sweep([])
-    broker.date(tags, LONG_AGO_S)
+    site.date(tags, LONG_AGO_S)
     requests: list[Any] = [
         SimpleNamespace(message=SimpleNamespace(delivery_tag=tag)) for tag in tags
     ]
-    assert (redelivered_before, broker.worker().sweep([])) == (0, 0)
-    assert broker.worker().sweep(requests) == 0, "its owner is the next to update them"
-    oldest = broker.redis.zrange(broker.channel.unacked_index_key, 0, 0, withscores=True)
+    assert (redelivered_before, site.worker().sweep([])) == (0, 0)
+    assert site.worker().sweep(requests) == 0, "its owner is the next to update them"
+    oldest = site.redis.zrange(site.channel.unacked_index_key, 0, 0, withscores=True)
     assert oldest[0][1] > LONG_AGO_S  # type: ignore[index]

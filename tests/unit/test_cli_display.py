@@ -98,10 +98,10 @@ def test_no_text_steers_the_terminal(text: str, limit: int) -> None:
 # --- a whole story ---------------------------------------------------------------------------
 
 
-def delivery(number: int, from_id: str, to: str, thread: str, xml: str, **more: Any) -> Delivery:
+def delivery(number: int, from_id: str, to: str, thread_id: str, xml: str, **more: Any) -> Delivery:
     element = etree.fromstring(xml)
-    envelope = build_envelope(from_id, to, thread, element)
-    return Delivery(f"d{number}", thread, from_id, to, str(element.tag), "", envelope, **more)
+    envelope = build_envelope(from_id, to, thread_id, element)
+    return Delivery(f"d{number}", thread_id, from_id, to, str(element.tag), "", envelope, **more)
 
 
 def story(*, items: int = 3, extra: tuple[LogEntry, ...] = ()) -> Story:

@@ -62,7 +62,7 @@ def envelope(element: object, to: str | None = "desk.add") -> bytes:
 def refused(step: str, raw: Any, gate: Gate = GATE) -> str:
     """Return the one fault with which `step` refuses what came from outside."""
     with pytest.raises(InvalidEnvelopeError) as caught:
-        from_outside(raw, gate, thread="t")
+        from_outside(raw, gate, thread_id="t")
     assert caught.value.step == step
     assert caught.value.faults
     return str(caught.value)
@@ -104,7 +104,7 @@ def test_an_envelope_of_our_own_is_believed() -> None:
 )
 def test_from_outside_nothing_but_the_payload_is_believed(raw: Any) -> None:
     """Whatever it claims, it is from whom the caller says, on the thread the caller says."""
-    state = from_outside(raw, GATE, thread="ours", from_id="alice")
+    state = from_outside(raw, GATE, thread_id="ours", from_id="alice")
     assert state.message == Add(2, 3)
     assert (state.envelope.from_id, state.envelope.to, state.envelope.thread) == (
         "alice", "desk.add", "ours",
@@ -116,7 +116,7 @@ def test_from_outside_nothing_but_the_payload_is_believed(raw: Any) -> None:
 
 def test_without_a_name_it_is_external() -> None:
     """The default sender."""
-    assert from_outside(ADD, GATE, thread="t").envelope.from_id == "external"
+    assert from_outside(ADD, GATE, thread_id="t").envelope.from_id == "external"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_size_counts_as_it_arrives_and_in_canonical_form() -> None:
     assert "at most 1000" in refused("c14n", f"<Say><text>{'>' * 500}</text></Say>", gate)
     assert "at most 1000" in refused("c14n", {"text": "x" * 1000}, gate)
     fits = f"<Say><text>{'x' * 974}</text></Say>"
-    state = from_outside(fits, gate, thread="t")
+    state = from_outside(fits, gate, thread_id="t")
     from_registry(build_envelope("a" * 9000, "desk.say", "t", state.envelope.payload), gate)
     with pytest.raises(InvalidEnvelopeError, match="an envelope may have"):
         from_registry(b"x" * (1001 + ENVELOPE_BYTES), gate)
@@ -171,7 +171,7 @@ def test_size_counts_as_it_arrives_and_in_canonical_form() -> None:
 )
 def test_json_goes_to_the_class_it_fits(raw: Any, message: object) -> None:
     """With several declared classes the fields decide, or the type that is named."""
-    assert from_outside(raw, BOTH, thread="t").message == message
+    assert from_outside(raw, BOTH, thread_id="t").message == message
 
 
 def test_json_that_fits_none_or_several_must_name_its_type() -> None:
@@ -185,7 +185,9 @@ def test_json_that_fits_none_or_several_must_name_its_type() -> None:
 def test_fields_called_type_and_payload_are_still_fields() -> None:
     """A class may have exactly the fields that a result has."""
     gate = Gate("form", accepts(Form))
-    assert from_outside({"type": "a", "payload": "b"}, gate, thread="t").message == Form("a", "b")
+    assert from_outside({"type": "a", "payload": "b"}, gate, thread_id="t").message == Form(
+        "a", "b"
+    )
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -196,11 +198,11 @@ def test_repair_is_refused_unless_allowed(repair: bool) -> None:
     if not repair:
         assert "Start tag expected" in refused("parse", damaged, gate)
     else:
-        state = from_outside(damaged, gate, thread="t")
+        state = from_outside(damaged, gate, thread_id="t")
         assert state.message == Add(1, 2)
         assert state.repairs[0] == "text before the XML was ignored"
         assert "Premature end" in state.repairs[1]
-    assert from_outside(ADD, gate, thread="t").repairs == ()
+    assert from_outside(ADD, gate, thread_id="t").repairs == ()
 
 
 def test_replies_of_undeclared_classes() -> None:

@@ -54,7 +54,7 @@ def answered(raw: object) -> None:
     """Take it in through every gate; whatever is refused can be told in a `huh`."""
     for gate in GATES:
         try:
-            state = from_outside(raw, gate, thread="t")
+            state = from_outside(raw, gate, thread_id="t")
         except InvalidEnvelopeError as exc:
             payload_type(Huh).to_element(Huh.of(_told(exc), raw))
         else:
@@ -133,4 +133,4 @@ def test_extremes(raw: Any) -> None:
 
 def test_the_valid_document_is_valid() -> None:
     """Or the damage above would prove nothing."""
-    assert canonical(KIND.to_element(from_outside(VALID, GATES[0], thread="t").message))
+    assert canonical(KIND.to_element(from_outside(VALID, GATES[0], thread_id="t").message))

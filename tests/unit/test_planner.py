@@ -88,10 +88,10 @@ def said(delivery: Delivery) -> tuple[str, str, str, str]:
     """From, to, thread, payload of a delivery; its envelope says the same."""
     envelope = parse_envelope(delivery.envelope)
     assert (envelope.from_id, envelope.to, envelope.thread) == (
-        delivery.from_id, delivery.to, delivery.thread,
+        delivery.from_id, delivery.to, delivery.thread_id,
     )  # fmt: skip
     assert envelope.payload.tag.endswith(delivery.payload_name)
-    return delivery.from_id, delivery.to, delivery.thread, delivery.payload_name
+    return delivery.from_id, delivery.to, delivery.thread_id, delivery.payload_name
 
 
 def code(delivery: Delivery) -> str | None:
@@ -112,9 +112,9 @@ def test_a_call_extends_the_chain_by_one() -> None:
     [delivery] = transition.deliveries
     [thread] = transition.threads
     assert said(delivery) == ("ann", "bob", thread.id, "Note")
-    assert (thread.chain, thread.parent) == (("external", "ann", "bob"), "t1")
+    assert (thread.chain, thread.parent_id) == (("external", "ann", "bob"), "t1")
     assert transition.children == (("t1", "bob", thread.id),)
-    assert (delivery.parent, delivery.depth) == ("running", 2)
+    assert (delivery.parent_id, delivery.depth) == ("running", 2)
     assert transition.ending is None
 
 
@@ -122,7 +122,7 @@ def test_a_known_child_thread_is_used_again() -> None:
     """Nothing is proposed for a peer that was called from this thread before."""
     frame = at("ann", children={("t1", "bob"): "known"})
     transition = decide(frame, call("bob"))
-    assert [d.thread for d in transition.deliveries] == ["known"]
+    assert [d.thread_id for d in transition.deliveries] == ["known"]
     assert transition.threads == transition.children == ()
 
 
@@ -130,7 +130,7 @@ def test_two_calls_to_one_peer_share_one_new_thread() -> None:
     """In one list as well: two deliveries, one thread."""
     transition = decide(at("ann"), call("bob"), call("bob"), call("eve"))
     assert [d.to for d in transition.deliveries] == ["bob", "bob", "eve"]
-    assert len({d.thread for d in transition.deliveries}) == 2
+    assert len({d.thread_id for d in transition.deliveries}) == 2
     assert len({d.id for d in transition.deliveries}) == 3
     assert len(transition.threads) == 2
 
@@ -300,7 +300,7 @@ def test_a_wait_is_no_delivery() -> None:
     """It names the thread and whom the input is for."""
     transition = decide(at("ann", "bob"), HandlerResponse.await_input("Go on?"))
     [wait] = transition.waits
-    assert (wait.thread, wait.listener, wait.prompt) == ("t2", "bob", "Go on?")
+    assert (wait.thread_id, wait.listener, wait.prompt) == ("t2", "bob", "Go on?")
     assert transition.deliveries == ()
 
 
@@ -344,9 +344,9 @@ def test_every_call_is_answered_or_delivered(chain: list[str], targets: list[str
     threads = {t.id: t for t in transition.threads}
     for target, delivery in zip(targets, transition.deliveries, strict=True):
         if delivery.from_id == "system" or target == chain[-1]:
-            assert (delivery.to, delivery.thread) == (chain[-1], frame.thread.id)
+            assert (delivery.to, delivery.thread_id) == (chain[-1], frame.thread.id)
         else:
-            assert threads[delivery.thread].chain == (*frame.thread.chain, target)
+            assert threads[delivery.thread_id].chain == (*frame.thread.chain, target)
             assert (delivery.to, delivery.depth) == (target, len(chain) + 1)
 
 

@@ -61,11 +61,11 @@ def organism(**limits: Any) -> Organism:
 
 
 def call_in(
-    *chain: str, stored: StoredResults | None = None, delivery: str = "d", **limits: Any
+    *chain: str, stored: StoredResults | None = None, delivery_id: str = "d", **limits: Any
 ) -> SystemCall:
     """A call of the last name in a chain, the injector first."""
     backend = MemoryBackend(organism="test")
-    entry = Delivery(delivery, "t", chain[-2], chain[-1], "Start", "", b"")
+    entry = Delivery(delivery_id, "t", chain[-2], chain[-1], "Start", "", b"")
     frame = Frame("c", entry, Thread("t", chain, "t0"))
     stored = stored or StoredResults(backend, "c")
     return SystemCall(frame, organism(**limits), stored, lanes=lambda: 64)
@@ -195,7 +195,7 @@ def test_a_long_buffer_becomes_deliveries_a_batch_at_a_time() -> None:
     seen = [XML(element) for element in fan.inputs]
     transition = plan((fan,), call.frame, call.organism, new_id=lambda: str(uuid.uuid4()))
     [join], [refill] = transition.joins, transition.refills
-    assert (join.released, refill.join, refill.at) == (6, join.id, 0)
+    assert (join.released, refill.join_id, refill.at) == (6, join.id, 0)
     assert [d.held for d in transition.deliveries if d.opens_branch] == [
         index >= 6 for index in range(BATCH)
     ]
@@ -291,12 +291,16 @@ def ended(total: int, failures: Sequence[int] = (), **options: Any) -> tuple[Sto
 
 
 def end(
-    primitive: Callable[[Any, SystemCall], Any], story: Story, join: str, name: str, **limits: Any
+    primitive: Callable[[Any, SystemCall], Any],
+    story: Story,
+    join_id: str,
+    name: str,
+    **limits: Any,
 ) -> Any:
     """Let a primitive hear that its join has fired."""
     stored = StoredResults(story.backend, story.id)
-    call = call_in("console", name, stored=stored, delivery=f"{join}.body", **limits)
-    return primitive(JoinSettled(join), call)
+    call = call_in("console", name, stored=stored, delivery_id=f"{join_id}.body", **limits)
+    return primitive(JoinSettled(join_id), call)
 
 
 def test_a_buffer_tells_every_index_in_order() -> None:

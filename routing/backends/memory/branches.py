@@ -37,12 +37,12 @@ class Branches(ConversationCore):
             join.more = ""
             if more.row.scope:
                 around = more.row.scope[-1]
-                self.joins[around.join].branch(around.index).more_in_flight -= 1
+                self.joins[around.join_id].branch(around.index).more_in_flight -= 1
         return True
 
     def close_inside(self, stored: StoredDelivery, depth: int) -> None:
         for branch in stored.row.scope[depth:]:
-            self.close(self.joins[branch.join])
+            self.close(self.joins[branch.join_id])
 
     def release_next(self, join: StoredJoin) -> None:
         if not join.holds_back or join.fired:
@@ -64,7 +64,7 @@ class Branches(ConversationCore):
         killed = self.status is ConversationStatus.KILLED
         if isinstance(row, Wait) or not row.opens_branch or killed:
             return
-        join = self.joins[row.scope[-1].join]
+        join = self.joins[row.scope[-1].join_id]
         if not join.lanes:
             return
         self.release_next(join)
@@ -100,13 +100,13 @@ class Branches(ConversationCore):
         if not self.close(join):
             return
         self.note(LogEvent.JOIN, f"fired {join.spec.id}")
-        if join.spec.body:
-            self.launch(self.deliveries[join.spec.body])
+        if join.spec.body_id:
+            self.launch(self.deliveries[join.spec.body_id])
         for index in sorted(join.branches):
             self.drop_waits(join.branches[index])
 
     def answer_branch(self, branch: Branch, success: bool, path: str, payload: bytes) -> bool:
-        join = self.joins.get(branch.join)
+        join = self.joins.get(branch.join_id)
         if join is None or join.fired or join.branch(branch.index).result is not None:
             return False
         spec = join.spec
@@ -128,7 +128,7 @@ class Branches(ConversationCore):
         if not stored.row.scope:
             return
         branch = stored.row.scope[-1]
-        booked = self.joins[branch.join].branch(branch.index)
+        booked = self.joins[branch.join_id].branch(branch.index)
         if booked.result is not None:
             return
         booked.more_in_flight += created - 1

@@ -65,42 +65,42 @@ class Conversations:
         #: (created ms, id), oldest first
         self._index: list[tuple[int, str]] = []
 
-    def _state(self, conversation: str) -> ConversationState | None:
+    def _state(self, conversation_id: str) -> ConversationState | None:
         """A conversation that is still there, ready for an operation."""
-        state = self._states.get(conversation)
+        state = self._states.get(conversation_id)
         if state is None or state.expires_ms + MARGIN_MS <= self._now:
             return None
         state.now, state.publish = self._now, []
         return state
 
-    def _opened(self, conversation: str) -> ConversationState | None:
-        state = self._state(conversation)
+    def _opened(self, conversation_id: str) -> ConversationState | None:
+        state = self._state(conversation_id)
         return state if state is not None and state.opening is not None else None
 
     def _stored(
-        self, conversation: str, delivery: str
+        self, conversation_id: str, delivery_id: str
     ) -> tuple[ConversationState | None, StoredDelivery | None]:
-        state = self._opened(conversation)
-        return state, state.deliveries.get(delivery) if state else None
+        state = self._opened(conversation_id)
+        return state, state.deliveries.get(delivery_id) if state else None
 
     def _run(
-        self, conversation: str, turn: str
+        self, conversation_id: str, turn_id: str
     ) -> tuple[ConversationState | None, StoredDelivery | None]:
         """The delivery that a turn has come to; it is named by the one that it began with."""
-        state = self._opened(conversation)
-        return state, state.deliveries.get(state.turns.get(turn, turn)) if state else None
+        state = self._opened(conversation_id)
+        return state, state.deliveries.get(state.turns.get(turn_id, turn_id)) if state else None
 
-    def _new_state(self, conversation: str) -> ConversationState:
-        self._forget(conversation)
+    def _new_state(self, conversation_id: str) -> ConversationState:
+        self._forget(conversation_id)
         state = ConversationState(
-            conversation, shared=self._shared, grace_ms=self._publish_grace_ms
+            conversation_id, shared=self._shared, grace_ms=self._publish_grace_ms
         )
         state.now = self._now
-        self._states[conversation] = state
+        self._states[conversation_id] = state
         return state
 
     def _create(self, opening: Opening) -> ConversationState:
-        state = self._state(opening.conversation) or self._new_state(opening.conversation)
+        state = self._state(opening.conversation_id) or self._new_state(opening.conversation_id)
         state.opening = opening
         state.created_ms = self._now
         bisect.insort(self._index, (self._now, state.id))
@@ -112,14 +112,14 @@ class Conversations:
         state.touch(self._ttl_ms)
         return state
 
-    def _forget(self, conversation: str) -> None:
-        state = self._states.pop(conversation, None)
+    def _forget(self, conversation_id: str) -> None:
+        state = self._states.pop(conversation_id, None)
         if state is None:
             return
         state.leave_lists()
         if state.opening is not None:
-            del self._index[bisect.bisect_left(self._index, (state.created_ms, conversation))]
+            del self._index[bisect.bisect_left(self._index, (state.created_ms, conversation_id))]
 
-    def _join(self, conversation: str, join: str) -> StoredJoin | None:
-        state = self._opened(conversation)
-        return state.joins.get(join) if state else None
+    def _join(self, conversation_id: str, join_id: str) -> StoredJoin | None:
+        state = self._opened(conversation_id)
+        return state.joins.get(join_id) if state else None

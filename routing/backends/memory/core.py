@@ -19,8 +19,8 @@ from threadloom.routing.states import ConversationStatus, DeliveryState, LogEven
 class ConversationCore:
     """What everything else of one conversation builds on; `shared` is of all of them."""
 
-    def __init__(self, conversation: str, *, shared: SharedLists, grace_ms: int) -> None:
-        self.id = conversation
+    def __init__(self, conversation_id: str, *, shared: SharedLists, grace_ms: int) -> None:
+        self.id = conversation_id
         #: None while only threads of it are known
         self.opening: Opening | None = None
         self.status = ConversationStatus.RUNNING
@@ -92,15 +92,15 @@ class ConversationCore:
         assert self.opening is not None
         return Publication.of(self.id, self.entry, self.opening.canvas)
 
-    def adopt(self, parent: str, name: str, child: str) -> None:
-        self.children.setdefault(parent, {})[name] = child
+    def adopt(self, parent_id: str, name: str, child_id: str) -> None:
+        self.children.setdefault(parent_id, {})[name] = child_id
 
     def drop_thread(self, thread_id: str) -> bool:
         thread = self.threads.pop(thread_id, None)
         if thread is None:
             return False
         self.children.pop(thread_id, None)
-        siblings = self.children.get(thread.parent or "", {})
+        siblings = self.children.get(thread.parent_id or "", {})
         if siblings.get(thread.chain[-1]) == thread_id:
             del siblings[thread.chain[-1]]
         return True

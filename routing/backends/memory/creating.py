@@ -22,19 +22,19 @@ class Creating(Branches):
     """What is created in one conversation, and run once more."""
 
     def remember(self, row: Delivery) -> None:
-        self.slots.setdefault(row.thread, []).append(row.id)
+        self.slots.setdefault(row.thread_id, []).append(row.id)
         self.note(LogEvent.MESSAGE, row.id)
 
     def hold(self, row: Delivery) -> None:
         branch = row.scope[-1]
-        join = self.joins[branch.join]
+        join = self.joins[branch.join_id]
         join.branch(branch.index).held = row.id
         if join.idle > 0:
             join.idle -= 1
             self.release_next(join)
 
     def create_delivery(self, row: Delivery) -> None:
-        if row.held and row.opens_branch and self.joins[row.scope[-1].join].fired:
+        if row.held and row.opens_branch and self.joins[row.scope[-1].join_id].fired:
             return
         stored = self.deliveries[row.id] = StoredDelivery(row, DeliveryState.HELD)
         self.count += 1
@@ -46,13 +46,13 @@ class Creating(Branches):
 
     def create_refill(self, refill: Refill) -> bool:
         """False if its join has fired, and needs no more branches."""
-        join, stored = self.joins[refill.join], self.deliveries[refill.delivery]
+        join, stored = self.joins[refill.join_id], self.deliveries[refill.delivery_id]
         if join.fired:
             stored.set(DeliveryState.CANCELLED)
         elif join.next > refill.at:
             self.launch(stored)
         else:
-            join.more, join.low = refill.delivery, refill.at
+            join.more, join.low = refill.delivery_id, refill.at
         return not join.fired
 
     def create_wait(self, wait: Wait) -> None:
@@ -60,17 +60,17 @@ class Creating(Branches):
         self.in_flight += 1
         self.waiting += 1
         for branch in wait.scope:
-            self.joins[branch.join].branch(branch.index).waits.append(wait.id)
+            self.joins[branch.join_id].branch(branch.index).waits.append(wait.id)
         self.note(LogEvent.WAITING, codec.dump(wait))
 
-    def apply_result(self, result: BranchResult, delivery: str) -> None:
+    def apply_result(self, result: BranchResult, delivery_id: str) -> None:
         """Count an answer and create what follows from it."""
         counts = self.answer_branch(
             result.branch, result.success, result.payload_path, result.payload
         )
         if not counts:
-            self.note(LogEvent.LATE, delivery)
-        elif result.then_delivery and not self.joins[result.branch.join].fired:
+            self.note(LogEvent.LATE, delivery_id)
+        elif result.then_delivery and not self.joins[result.branch.join_id].fired:
             assert result.then_thread is not None
             self.threads[result.then_thread.id] = result.then_thread
             self.create_delivery(result.then_delivery)
@@ -100,9 +100,9 @@ class Creating(Branches):
     def replay(self, stored: StoredDelivery) -> bool:
         if not stored.dead or self.status is ConversationStatus.KILLED:
             return False
-        if self.moot(stored) or stored.row.thread not in self.threads:
+        if self.moot(stored) or stored.row.thread_id not in self.threads:
             return False
-        answered = any(self.joins[b.join].branch(b.index).result for b in stored.row.scope)
+        answered = any(self.joins[b.join_id].branch(b.index).result for b in stored.row.scope)
         if self.status is ConversationStatus.ERROR and not answered:
             self.status, self.value = ConversationStatus.RUNNING, None
             self.release = ReleaseState.PARKED

@@ -28,13 +28,13 @@ class DeadLetters(Conversations):
         )
 
     @atomic
-    def drop(self, conversation: str, delivery: str) -> bool:
-        state, stored = self._stored(conversation, delivery)
+    def drop(self, conversation_id: str, delivery_id: str) -> bool:
+        state, stored = self._stored(conversation_id, delivery_id)
         return bool(state and stored and state.exhume(stored))
 
     @atomic
-    def replay(self, conversation: str, delivery: str) -> Publication | None:
-        state, stored = self._stored(conversation, delivery)
+    def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:
+        state, stored = self._stored(conversation_id, delivery_id)
         if not state or not stored or not state.replay(stored):
             return None
         state.touch(self._ttl_ms)

@@ -36,7 +36,7 @@ class Deliveries(Conversations):
 
     @atomic
     def open(self, opening: Opening) -> Publication | None:
-        state = self._opened(opening.conversation)
+        state = self._opened(opening.conversation_id)
         if state is None:
             return self._create(opening).publications()[0]
         stored = state.deliveries.get(opening.entry.id)
@@ -45,12 +45,12 @@ class Deliveries(Conversations):
         return Publication.of(state.id, stored.delivery)
 
     def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
-        return [o.conversation for o in openings if not self._opened_as_sent(o)]
+        return [o.conversation_id for o in openings if not self._opened_as_sent(o)]
 
     @atomic
     def _opened_as_sent(self, opening: Opening) -> bool:
         """Whether the conversation is new; its first message counts as published then."""
-        if self._opened(opening.conversation) is not None:
+        if self._opened(opening.conversation_id) is not None:
             return False
         state = self._create(opening)
         state.publications()
@@ -62,32 +62,32 @@ class Deliveries(Conversations):
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
         self._clear(published)
-        state = self._opened(opening.conversation) or self._create(opening)
+        state = self._opened(opening.conversation_id) or self._create(opening)
         return state.begin(opening.entry.id, owner=owner, lease_ms=lease_ms)
 
     @atomic
     def begin(
         self,
-        conversation: str,
-        delivery: str,
+        conversation_id: str,
+        delivery_id: str,
         *,
         owner: str,
         lease_ms: int,
         published: Published = NOTHING,
     ) -> Beginning:
         self._clear(published)
-        state = self._opened(conversation)
+        state = self._opened(conversation_id)
         if state is None:
             return Skip(SkipReason.UNKNOWN)
-        return state.begin(delivery, owner=owner, lease_ms=lease_ms)
+        return state.begin(delivery_id, owner=owner, lease_ms=lease_ms)
 
     @atomic
     def commit(
         self, transition: Transition, *, turn: Turn | None = None, published: Published = NOTHING
     ) -> CommitResult:
         self._clear(published)
-        state = self._opened(transition.conversation)
-        stored = state.deliveries.get(transition.delivery) if state else None
+        state = self._opened(transition.conversation_id)
+        stored = state.deliveries.get(transition.delivery_id) if state else None
         if state is None or stored is None:
             return Fenced()
         if stored.state in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
@@ -123,8 +123,8 @@ class Deliveries(Conversations):
         return Committed(state.publications(), state.ending, state.resume())
 
     @atomic
-    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
-        self._clear({conversation: deliveries})
+    def published(self, conversation_id: str, deliveries: Sequence[str]) -> None:
+        self._clear({conversation_id: deliveries})
 
     def _clear(self, published: Published) -> None:
         for conversation, deliveries in published.items():
@@ -139,9 +139,9 @@ class Deliveries(Conversations):
 
     @atomic
     def retry(
-        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+        self, conversation_id: str, delivery_id: str, *, attempt: int, delay_ms: int, reason: str
     ) -> tuple[Publication, ...] | None:
-        state, stored = self._stored(conversation, delivery)
+        state, stored = self._stored(conversation_id, delivery_id)
         if (
             not state
             or not stored
@@ -153,8 +153,8 @@ class Deliveries(Conversations):
         return state.publications()
 
     @atomic
-    def released(self, conversation: str) -> None:
-        state = self._opened(conversation)
+    def released(self, conversation_id: str) -> None:
+        state = self._opened(conversation_id)
         if state is not None and state.is_final:
             state.release = ReleaseState.DONE
             state.not_due("r", "")
@@ -169,9 +169,9 @@ class Deliveries(Conversations):
 
     @atomic
     def abandon(
-        self, conversation: str, delivery: str, *, owner: str, reason: str
+        self, conversation_id: str, delivery_id: str, *, owner: str, reason: str
     ) -> Publication | None:
-        state, stored = self._run(conversation, delivery)
+        state, stored = self._run(conversation_id, delivery_id)
         if not state or not stored or stored.state != DeliveryState.LEASED or stored.owner != owner:
             return None
         state.make_ready(stored, stored.attempt, reason)
@@ -179,11 +179,11 @@ class Deliveries(Conversations):
         return state.publications()[0]
 
     @atomic
-    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
-        state = self._opened(conversation)
+    def answer(self, conversation_id: str, wait_id: str, delivery: Delivery) -> Publication | None:
+        state = self._opened(conversation_id)
         if state is None:
-            raise UnknownConversationError(conversation)
-        stored = state.deliveries.get(wait)
+            raise UnknownConversationError(conversation_id)
+        stored = state.deliveries.get(wait_id)
         killed = state.status is ConversationStatus.KILLED
         if stored is None or stored.state != DeliveryState.WAITING or killed:
             return None
@@ -196,8 +196,8 @@ class Deliveries(Conversations):
         return state.publications()[0]
 
     @atomic
-    def kill(self, conversation: str, ending: Ending) -> Publication | None:
-        state = self._opened(conversation)
+    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
+        state = self._opened(conversation_id)
         if state is None or not state.finish(ending):
             return None
         state.drop_all_waits()

@@ -44,7 +44,7 @@ class Leases(Creating):
         if depth:
             self.cancel(stored, depth)
             return Skip(SkipReason.CANCELLED)
-        if stored.row.thread not in self.threads:
+        if stored.row.thread_id not in self.threads:
             self.note(LogEvent.LATE, stored.row.id)
             self.book_branch(stored, 0, b"")
             self.cancel(stored, len(stored.row.scope))
@@ -56,8 +56,8 @@ class Leases(Creating):
             return Skip(SkipReason(stored.state))
         return None
 
-    def begin(self, delivery: str, *, owner: str, lease_ms: int) -> Beginning:
-        stored = self.deliveries.get(delivery)
+    def begin(self, delivery_id: str, *, owner: str, lease_ms: int) -> Beginning:
+        stored = self.deliveries.get(delivery_id)
         if stored is None:
             return Skip(SkipReason.UNKNOWN)
         refused = self.refusal(stored, lease_ms=lease_ms)
@@ -66,12 +66,12 @@ class Leases(Creating):
         reason = stored.reason
         if stored.state == DeliveryState.LEASED:
             reason = Abandonment.LOST
-            self.note(LogEvent.ABANDONED, codec.dump((delivery, reason)))
-        self._sent.pop(self.member("d", delivery), None)
+            self.note(LogEvent.ABANDONED, codec.dump((delivery_id, reason)))
+        self._sent.pop(self.member("d", delivery_id), None)
         return self.grant(stored, reason, owner=owner, lease_ms=lease_ms)
 
     def follows_a_queued_one(self, row: Delivery) -> bool:
-        slots = self.slots[row.thread]
+        slots = self.slots[row.thread_id]
         slot = next(n for n in reversed(range(len(slots))) if slots[n] == row.id)
         return slot > 0 and self.deliveries[slots[slot - 1]].state in (
             DeliveryState.HELD,
@@ -86,7 +86,7 @@ class Leases(Creating):
             stored, is_new = self.deliveries[row.id], not row.held
             overtakes = is_new and (first_is_queued or self.follows_a_queued_one(row))
             if 0 < row.local_s <= turn.within_s and not overtakes and self.moot(stored) is None:
-                if row.thread not in self.threads:
+                if row.thread_id not in self.threads:
                     return None
                 del self.publish[position]
                 self.turns[turn.id] = row.id
@@ -113,11 +113,11 @@ class Leases(Creating):
 
     def told(self, stored: StoredDelivery, reason: str) -> Begun:
         row = stored.delivery
-        thread = self.threads[row.thread]
-        join = self.joins.get(thread.branch.join) if thread.branch else None
+        thread = self.threads[row.thread_id]
+        join = self.joins.get(thread.branch.join_id) if thread.branch else None
         known = self.children.get(thread.id, {})
         frame = Frame(
-            conversation=self.id,
+            conversation_id=self.id,
             delivery=row,
             thread=thread,
             children={(thread.id, name): child for name, child in known.items()},

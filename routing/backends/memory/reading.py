@@ -15,8 +15,8 @@ class Reading(Conversations):
     """The part of `SharedBackend` that changes nothing."""
 
     @atomic
-    def conversation(self, conversation: str) -> Conversation | None:
-        state = self._opened(conversation)
+    def conversation(self, conversation_id: str) -> Conversation | None:
+        state = self._opened(conversation_id)
         return _row(state) if state else None
 
     @atomic
@@ -33,8 +33,8 @@ class Reading(Conversations):
         return page
 
     @atomic
-    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
-        state = self._opened(conversation)
+    def log(self, conversation_id: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+        state = self._opened(conversation_id)
         if state is None or limit < 1:
             return []
         lines = state.log[start : start + limit]
@@ -42,10 +42,10 @@ class Reading(Conversations):
 
     @atomic
     def context(
-        self, conversation: str, thread: str, *, limit: int
+        self, conversation_id: str, thread_id: str, *, limit: int
     ) -> Sequence[tuple[int, Delivery]]:
-        state = self._opened(conversation)
-        slots = state.slots.get(thread, []) if state else []
+        state = self._opened(conversation_id)
+        slots = state.slots.get(thread_id, []) if state else []
         first = max(0, len(slots) - limit)
         return [
             (slot, state.deliveries[delivery].delivery)
@@ -54,8 +54,8 @@ class Reading(Conversations):
         ]
 
     @atomic
-    def waits(self, conversation: str) -> Sequence[Wait]:
-        state = self._opened(conversation)
+    def waits(self, conversation_id: str) -> Sequence[Wait]:
+        state = self._opened(conversation_id)
         if state is None or not state.waiting or state.status is ConversationStatus.KILLED:
             return []
         rows = (s.row for s in state.deliveries.values() if s.state == DeliveryState.WAITING)

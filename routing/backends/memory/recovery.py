@@ -30,7 +30,7 @@ class Recovery(Conversations):
         late = self._shared.due.get(due.member)
         if late is None or late > self._now:
             return ()
-        state = self._opened(due.conversation)
+        state = self._opened(due.conversation_id)
         if state is None:
             del self._shared.due[due.member]
             return ()
@@ -57,7 +57,7 @@ class Recovery(Conversations):
         if published is None or published > self._now - older_than_ms:
             return None
         _, delivery = codec.due_parts(unbegun.member.encode())
-        state, stored = self._stored(unbegun.conversation, delivery)
+        state, stored = self._stored(unbegun.conversation_id, delivery)
         if state is None or stored is None or stored.state != DeliveryState.SENT:
             del sent[unbegun.member]
             return None
@@ -68,7 +68,7 @@ class Recovery(Conversations):
             state.touch(self._ttl_ms)
             return None
         sent[unbegun.member] = self._now
-        return Publication.of(unbegun.conversation, stored.delivery)
+        return Publication.of(unbegun.conversation_id, stored.delivery)
 
     @atomic
     def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:

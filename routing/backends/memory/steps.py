@@ -47,7 +47,7 @@ def replan(state: ConversationState, transition: Transition) -> Replan | None:
 
 def apply(state: ConversationState, transition: Transition) -> None:
     """Create and count everything a transition brings."""
-    stored = state.deliveries[transition.delivery]
+    stored = state.deliveries[transition.delivery_id]
     for thread in transition.threads:
         state.threads[thread.id] = thread
     for parent, name, child in transition.children:
@@ -60,16 +60,16 @@ def apply(state: ConversationState, transition: Transition) -> None:
     for wait in transition.waits:
         state.create_wait(wait)
     for result in transition.results:
-        state.apply_result(result, transition.delivery)
+        state.apply_result(result, transition.delivery_id)
     own_branch = sum(not delivery.opens_branch for delivery in transition.deliveries)
     own_branch -= refills.count(False)
     state.book_branch(stored, own_branch + len(transition.waits), transition.silent_branch)
     if transition.dead_letter:
         state.bury(stored, transition.note)
     if transition.note:
-        state.note(LogEvent.NOTE, codec.dump((transition.delivery, transition.note)))
+        state.note(LogEvent.NOTE, codec.dump((transition.delivery_id, transition.note)))
     if transition.ending and not state.finish(transition.ending):
-        state.note(LogEvent.LATE, transition.delivery)
+        state.note(LogEvent.LATE, transition.delivery_id)
 
 
 def _open_join(state: ConversationState, join: Join) -> None:
@@ -93,14 +93,14 @@ def reclaim_release(state: ConversationState, again: int) -> tuple[Publication, 
     return (state.resume(),)
 
 
-def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> None:
-    stored = state.deliveries.get(delivery)
+def reclaim_delivery(state: ConversationState, delivery_id: str, again: int) -> None:
+    stored = state.deliveries.get(delivery_id)
     if stored is None or stored.state not in (
         DeliveryState.LEASED,
         DeliveryState.READY,
         DeliveryState.POSTPONED,
     ):
-        state.not_due("d", delivery)
+        state.not_due("d", delivery_id)
         return
     killed = state.status is ConversationStatus.KILLED
     depth = len(stored.row.scope) if killed else state.moot(stored)
@@ -110,9 +110,9 @@ def reclaim_delivery(state: ConversationState, delivery: str, again: int) -> Non
     reason = stored.reason
     if stored.state == DeliveryState.LEASED:
         reason = Abandonment.LOST
-        state.note(LogEvent.ABANDONED, codec.dump((delivery, reason)))
+        state.note(LogEvent.ABANDONED, codec.dump((delivery_id, reason)))
     state.make_ready(stored, stored.attempt, reason)
-    state.set_due("d", delivery, again)
+    state.set_due("d", delivery_id, again)
 
 
 def reclaim_timer(state: ConversationState, kind: str, thing: str, silent: bytes) -> None:

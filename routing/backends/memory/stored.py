@@ -90,4 +90,4 @@ class SharedLists:
 
 def branch_id(branch: Branch) -> str:
     """How a branch is written where only text fits."""
-    return f"{branch.join}:{branch.index}"
+    return f"{branch.join_id}:{branch.index}"

@@ -14,34 +14,36 @@ class Joins(Conversations):
     """The part of `SharedBackend` about joins and stored lists."""
 
     @atomic
-    def join(self, conversation: str, join: str) -> JoinState | None:
-        stored = self._join(conversation, join)
+    def join(self, conversation_id: str, join_id: str) -> JoinState | None:
+        stored = self._join(conversation_id, join_id)
         if stored is None:
             return None
         return JoinState(stored.spec, stored.ok, stored.failed, stored.fired)
 
     @atomic
     def results(
-        self, conversation: str, join: str, start: int, stop: int
+        self, conversation_id: str, join_id: str, start: int, stop: int
     ) -> Sequence[StoredResult]:
-        stored = self._join(conversation, join)
+        stored = self._join(conversation_id, join_id)
         branches = stored.branches if stored else {}
         found = (branches[index].result for index in range(start, stop) if index in branches)
         return [result for result in found if result is not None]
 
     @atomic
-    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
+    def put_items(
+        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+    ) -> None:
         if not items:
             return
-        state = self._opened(conversation)
+        state = self._opened(conversation_id)
         if state is None:
-            raise UnknownConversationError(conversation)
+            raise UnknownConversationError(conversation_id)
         state.items.setdefault(name, {}).update(enumerate(items, start))
         state.touch(self._ttl_ms)
 
     @atomic
-    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
-        state = self._opened(conversation)
+    def items(self, conversation_id: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+        state = self._opened(conversation_id)
         known = state.items.get(name, {}) if state else {}
         return [known[index] for index in range(start, stop) if index in known]
 
@@ -50,8 +52,8 @@ class Threads(Conversations):
     """The part of `SharedBackend` about threads."""
 
     @atomic
-    def put_thread(self, conversation: str, thread: Thread) -> bool:
-        state = self._state(conversation) or self._new_state(conversation)
+    def put_thread(self, conversation_id: str, thread: Thread) -> bool:
+        state = self._state(conversation_id) or self._new_state(conversation_id)
         if thread.id in state.threads:
             return False
         state.threads[thread.id] = thread
@@ -59,32 +61,34 @@ class Threads(Conversations):
         return True
 
     @atomic
-    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
-        state = self._state(conversation)
-        if parent == ROOTS:
-            state = state or self._new_state(conversation)
-        elif state is None or parent not in state.threads:
-            raise UnknownThreadError(parent)
-        known = state.children.get(parent, {}).get(name)
+    def child_thread(
+        self, conversation_id: str, parent_id: str, name: str, proposed: str
+    ) -> Thread:
+        state = self._state(conversation_id)
+        if parent_id == ROOTS:
+            state = state or self._new_state(conversation_id)
+        elif state is None or parent_id not in state.threads:
+            raise UnknownThreadError(parent_id)
+        known = state.children.get(parent_id, {}).get(name)
         if known is not None:
             return state.threads[known]
-        chain = state.threads[parent].chain if parent else ()
-        child = state.threads[proposed] = Thread(proposed, (*chain, name), parent or None)
-        state.adopt(parent, name, proposed)
+        chain = state.threads[parent_id].chain if parent_id else ()
+        child = state.threads[proposed] = Thread(proposed, (*chain, name), parent_id or None)
+        state.adopt(parent_id, name, proposed)
         state.touch(self._ttl_ms)
         return child
 
     @atomic
-    def thread(self, conversation: str, thread: str) -> Thread | None:
-        state = self._state(conversation)
-        return state.threads.get(thread) if state else None
+    def thread(self, conversation_id: str, thread_id: str) -> Thread | None:
+        state = self._state(conversation_id)
+        return state.threads.get(thread_id) if state else None
 
     @atomic
-    def threads(self, conversation: str) -> Mapping[str, Thread]:
-        state = self._state(conversation)
+    def threads(self, conversation_id: str) -> Mapping[str, Thread]:
+        state = self._state(conversation_id)
         return dict(state.threads) if state else {}
 
     @atomic
-    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
-        state = self._state(conversation)
+    def drop_threads(self, conversation_id: str, threads: Sequence[str]) -> int:
+        state = self._state(conversation_id)
         return sum(state.drop_thread(thread) for thread in threads) if state else 0

@@ -40,7 +40,7 @@ def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
     }
     ending = transition.ending
     header: dict[str, Any] = {
-        "delivery": transition.delivery,
+        "delivery": transition.delivery_id,
         "attempt": transition.attempt,
         "max_deliveries": transition.max_deliveries,
         "created": len(created),
@@ -75,7 +75,7 @@ def _join(join: Join) -> dict[str, Any]:
 def _result(result: BranchResult, position: int) -> dict[str, Any]:
     thread = result.then_thread
     return {
-        "join": result.branch.join,
+        "join": result.branch.join_id,
         "index": result.branch.index,
         "success": result.success,
         "path": result.payload_path,
@@ -87,7 +87,7 @@ def _result(result: BranchResult, position: int) -> dict[str, Any]:
 
 def commit_result(transition: Transition, reply: list[Any]) -> CommitResult:
     """What a commit came to."""
-    conversation = transition.conversation
+    conversation = transition.conversation_id
     match replies.read(reply):
         case replies.CommittedReply(rows, ending, begun):
             release, resume = None, None
@@ -122,16 +122,16 @@ def _taken(transition: Transition, reply: list[Any]) -> Begun:
     """What the turn goes on with; the reply leaves out what this commit has created itself."""
     begun: replies.BegunReply = replies.read(reply)
     if begun.row is not None:
-        return Begun(frame_of(transition.conversation, begun))
+        return Begun(frame_of(transition.conversation_id, begun))
     name = begun.delivery_id.decode()
     later = (result.then_delivery for result in transition.results)
     created = (*transition.deliveries, *(d for d in later if d is not None))
     delivery = next(delivery for delivery in created if delivery.id == name)
-    return Begun(frame_of(transition.conversation, begun, delivery))
+    return Begun(frame_of(transition.conversation_id, begun, delivery))
 
 
 def frame_of(
-    conversation: str, begun: replies.BegunReply, delivery: Delivery | None = None
+    conversation_id: str, begun: replies.BegunReply, delivery: Delivery | None = None
 ) -> Frame:
     """The frame of a delivery whose lease was granted.
 
@@ -142,10 +142,10 @@ def frame_of(
     assert delivery is not None
     known: dict[str, str] = json.loads(begun.children)
     return Frame(
-        conversation=conversation,
+        conversation_id=conversation_id,
         delivery=delivery,
-        thread=codec.thread_from(delivery.thread, begun.thread),
-        children={(delivery.thread, name): child for name, child in known.items()},
+        thread=codec.thread_from(delivery.thread_id, begun.thread),
+        children={(delivery.thread_id, name): child for name, child in known.items()},
         join=codec.read_join(begun.join) if begun.join else None,
         deliveries=begun.deliveries,
         attempt=begun.attempt,
@@ -154,11 +154,13 @@ def frame_of(
     )
 
 
-def publications(conversation: str, rows: Iterable[bytes]) -> tuple[Publication, ...]:
+def publications(conversation_id: str, rows: Iterable[bytes]) -> tuple[Publication, ...]:
     """The messages of these rows of deliveries."""
-    return tuple(Publication.of(conversation, codec.delivery_from(row)) for row in rows)
+    return tuple(Publication.of(conversation_id, codec.delivery_from(row)) for row in rows)
 
 
-def resumption(conversation: str, reply: replies.ResumeReply | replies.EndingReply) -> Publication:
+def resumption(
+    conversation_id: str, reply: replies.ResumeReply | replies.EndingReply
+) -> Publication:
     """The message that tells an injector of the ending."""
-    return Publication.of(conversation, codec.delivery_from(reply.entry), reply.canvas.decode())
+    return Publication.of(conversation_id, codec.delivery_from(reply.entry), reply.canvas.decode())

@@ -91,29 +91,31 @@ class RegistryConnection:
         ]
         self._line = ScriptLine(client, load_scripts())
 
-    def _run(self, script: str, conversation: str, *args: str | bytes | int) -> Any:
-        return self._line.run(self._call(script, conversation, args))[0]
+    def _run(self, script: str, conversation_id: str, *args: str | bytes | int) -> Any:
+        return self._line.run(self._call(script, conversation_id, args))[0]
 
     def _run_after(
-        self, published: Published, script: str, conversation: str, *args: str | bytes | int
+        self, published: Published, script: str, conversation_id: str, *args: str | bytes | int
     ) -> Any:
         """Run a script, and before it `published` for what the broker has, in one round trip."""
         before = [
             self._call("published", name, (self._begin_grace_ms, *deliveries))
             for name, deliveries in published.items()
         ]
-        return self._line.run(*before, self._call(script, conversation, args))[-1]
+        return self._line.run(*before, self._call(script, conversation_id, args))[-1]
 
-    def _call(self, script: str, conversation: str, args: Sequence[str | bytes | int]) -> Call:
-        return Call(script, self._keys(conversation), (conversation, self._publish_grace_ms, *args))
+    def _call(self, script: str, conversation_id: str, args: Sequence[str | bytes | int]) -> Call:
+        return Call(
+            script, self._keys(conversation_id), (conversation_id, self._publish_grace_ms, *args)
+        )
 
     def _now_ms(self) -> int:
         seconds, micros = self._redis.time()
         return int(seconds * 1000 + micros // 1000)
 
-    def _keys(self, conversation: str) -> Keys:
-        own, shared = self._shard_keys[shard_of(conversation)]
-        return Keys(*[part + conversation for part in own], *shared)
+    def _keys(self, conversation_id: str) -> Keys:
+        own, shared = self._shard_keys[shard_of(conversation_id)]
+        return Keys(*[part + conversation_id for part in own], *shared)
 
     def _shard_key(self, shard: int, part: str) -> str:
         return f"{self._prefix}{{{shard}}}:{part}"
@@ -129,6 +131,6 @@ class RegistryConnection:
         return sorted((m for found in pipe.execute() for m in found), reverse=True)[:limit]
 
 
-def shard_of(conversation: str) -> int:
+def shard_of(conversation_id: str) -> int:
     """The shard that a conversation lies in."""
-    return zlib.crc32(conversation.encode()) % SHARDS
+    return zlib.crc32(conversation_id.encode()) % SHARDS

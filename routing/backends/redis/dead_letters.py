@@ -41,19 +41,19 @@ class DeadLetters(RegistryConnection):
         return letters
 
     @at_the_edge
-    def drop(self, conversation: str, delivery: str) -> bool:
-        return bool(self._run("drop", conversation, delivery))
+    def drop(self, conversation_id: str, delivery_id: str) -> bool:
+        return bool(self._run("drop", conversation_id, delivery_id))
 
     @at_the_edge
-    def replay(self, conversation: str, delivery: str) -> Publication | None:
-        rows = self._run("replay", conversation, delivery)
-        return next(iter(publications(conversation, rows)), None)
+    def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:
+        rows = self._run("replay", conversation_id, delivery_id)
+        return next(iter(publications(conversation_id, rows)), None)
 
 
-def _dead_letter(conversation: str, fields: Sequence[bytes]) -> DeadLetter:
+def _dead_letter(conversation_id: str, fields: Sequence[bytes]) -> DeadLetter:
     member, row, envelope, state, reason = fields
     return DeadLetter(
-        conversation,
+        conversation_id,
         codec.delivery_from(row, envelope),
         int(member.partition(b":")[0]),
         int(state.split(b"|")[1]),

@@ -52,8 +52,8 @@ class Deliveries(RegistryConnection):
     @at_the_edge
     def open(self, opening: Opening) -> Publication | None:
         args = self._opening_args(opening, mode=_KEEP)
-        reply = replies.read(self._run("open", opening.conversation, *args))
-        return next(iter(publications(opening.conversation, reply.rows)), None)
+        reply = replies.read(self._run("open", opening.conversation_id, *args))
+        return next(iter(publications(opening.conversation_id, reply.rows)), None)
 
     @at_the_edge
     def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:
@@ -67,7 +67,7 @@ class Deliveries(RegistryConnection):
             )
             for group, positions in zip(groups, replies, strict=True):
                 left += (group[position] for position in positions)
-        return [opening.conversation for opening in left if not self._opened_alone(opening)]
+        return [opening.conversation_id for opening in left if not self._opened_alone(opening)]
 
     def _opening_rounds(
         self, openings: Iterator[Opening]
@@ -76,7 +76,7 @@ class Deliveries(RegistryConnection):
         while some := list(itertools.islice(openings, _OPENED_AT_ONCE)):
             groups: dict[int, list[Opening]] = {}
             for opening in some:
-                groups.setdefault(shard_of(opening.conversation), []).append(opening)
+                groups.setdefault(shard_of(opening.conversation_id), []).append(opening)
             calls = [self._opening_call(shard, group) for shard, group in groups.items()]
             yield list(groups.values()), calls
 
@@ -88,22 +88,22 @@ class Deliveries(RegistryConnection):
         keys = [parts.created, parts.retention, parts.sent]
         args: list[str | bytes | int] = [self._ttl_ms]
         for opening in openings:
-            keys += [prefix + opening.conversation for prefix in prefixes]
+            keys += [prefix + opening.conversation_id for prefix in prefixes]
             args += _opening_fields(opening)
         return Call("open_many", keys, args)
 
     def _opened_alone(self, opening: Opening) -> bool:
         """Open one of which something is known; False if the conversation itself is."""
         args = self._opening_args(opening, mode=_SEND)
-        return bool(replies.read(self._run("open", opening.conversation, *args)).rows)
+        return bool(replies.read(self._run("open", opening.conversation_id, *args)).rows)
 
     @at_the_edge
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
         args = self._opening_args(opening, mode=_BEGIN, owner=owner, lease_ms=lease_ms)
-        reply = self._run_after(published, "open", opening.conversation, *args)
-        return _beginning(opening.conversation, reply, opening.entry)
+        reply = self._run_after(published, "open", opening.conversation_id, *args)
+        return _beginning(opening.conversation_id, reply, opening.entry)
 
     def _opening_args(
         self, opening: Opening, *, mode: str, owner: str = "", lease_ms: int = 0
@@ -126,42 +126,42 @@ class Deliveries(RegistryConnection):
     @at_the_edge
     def begin(
         self,
-        conversation: str,
-        delivery: str,
+        conversation_id: str,
+        delivery_id: str,
         *,
         owner: str,
         lease_ms: int,
         published: Published = NOTHING,
     ) -> Beginning:
-        reply = self._run_after(published, "begin", conversation, delivery, owner, lease_ms)
-        return _beginning(conversation, reply)
+        reply = self._run_after(published, "begin", conversation_id, delivery_id, owner, lease_ms)
+        return _beginning(conversation_id, reply)
 
     @at_the_edge
     def commit(
         self, transition: Transition, *, turn: Turn | None = None, published: Published = NOTHING
     ) -> CommitResult:
         args = commit_args(transition, turn)
-        reply = self._run_after(published, "commit", transition.conversation, *args)
+        reply = self._run_after(published, "commit", transition.conversation_id, *args)
         return commit_result(transition, reply)
 
     @at_the_edge
-    def published(self, conversation: str, deliveries: Sequence[str]) -> None:
+    def published(self, conversation_id: str, deliveries: Sequence[str]) -> None:
         if deliveries:
-            self._run("published", conversation, self._begin_grace_ms, *deliveries)
+            self._run("published", conversation_id, self._begin_grace_ms, *deliveries)
 
     @at_the_edge
     def retry(
-        self, conversation: str, delivery: str, *, attempt: int, delay_ms: int, reason: str
+        self, conversation_id: str, delivery_id: str, *, attempt: int, delay_ms: int, reason: str
     ) -> tuple[Publication, ...] | None:
-        args = (delivery, attempt, delay_ms, reason)
-        reply = replies.read(self._run("retry", conversation, *args))
+        args = (delivery_id, attempt, delay_ms, reason)
+        reply = replies.read(self._run("retry", conversation_id, *args))
         if isinstance(reply, replies.FencedReply):
             return None
-        return publications(conversation, reply.rows)
+        return publications(conversation_id, reply.rows)
 
     @at_the_edge
-    def released(self, conversation: str) -> None:
-        self._run("released", conversation)
+    def released(self, conversation_id: str) -> None:
+        self._run("released", conversation_id)
 
     @at_the_edge
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
@@ -177,28 +177,28 @@ class Deliveries(RegistryConnection):
 
     @at_the_edge
     def abandon(
-        self, conversation: str, delivery: str, *, owner: str, reason: str
+        self, conversation_id: str, delivery_id: str, *, owner: str, reason: str
     ) -> Publication | None:
-        rows = self._run("abandon", conversation, delivery, owner, reason)
-        return next(iter(publications(conversation, rows)), None)
+        rows = self._run("abandon", conversation_id, delivery_id, owner, reason)
+        return next(iter(publications(conversation_id, rows)), None)
 
     @at_the_edge
-    def answer(self, conversation: str, wait: str, delivery: Delivery) -> Publication | None:
-        args = (wait, codec.delivery_row(delivery), delivery.envelope)
-        reply = replies.read(self._run("answer", conversation, *args))
+    def answer(self, conversation_id: str, wait_id: str, delivery: Delivery) -> Publication | None:
+        args = (wait_id, codec.delivery_row(delivery), delivery.envelope)
+        reply = replies.read(self._run("answer", conversation_id, *args))
         if isinstance(reply, replies.UnknownReply):
-            raise UnknownConversationError(conversation)
+            raise UnknownConversationError(conversation_id)
         if isinstance(reply, replies.LateReply):
             return None
-        return publications(conversation, reply.rows)[0]
+        return publications(conversation_id, reply.rows)[0]
 
     @at_the_edge
-    def kill(self, conversation: str, ending: Ending) -> Publication | None:
+    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
         args = (ending.status, codec.dump(ending.value))
-        reply = replies.read(self._run("kill", conversation, *args))
+        reply = replies.read(self._run("kill", conversation_id, *args))
         if isinstance(reply, replies.LateReply):
             return None
-        return resumption(conversation, reply)
+        return resumption(conversation_id, reply)
 
 
 def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
@@ -211,10 +211,10 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
     )  # fmt: skip
 
 
-def _beginning(conversation: str, reply: list[Any], entry: Delivery | None = None) -> Beginning:
+def _beginning(conversation_id: str, reply: list[Any], entry: Delivery | None = None) -> Beginning:
     found = replies.read(reply)
     if isinstance(found, replies.BegunReply):
-        return Begun(frame_of(conversation, found, entry))
+        return Begun(frame_of(conversation_id, found, entry))
     if isinstance(found, replies.ReleaseReply):
         return Release(codec.ending_from(found.status, found.value), found.attempt)
     return Skip(SkipReason(found.reason.decode()))

@@ -26,8 +26,8 @@ class Reading(RegistryConnection):
     """The part of `SharedBackend` that changes nothing."""
 
     @at_the_edge
-    def conversation(self, conversation: str) -> Conversation | None:
-        [found] = self._conversation_rows([conversation])
+    def conversation(self, conversation_id: str) -> Conversation | None:
+        [found] = self._conversation_rows([conversation_id])
         return found
 
     @at_the_edge
@@ -65,25 +65,25 @@ class Reading(RegistryConnection):
         ]
 
     @at_the_edge
-    def log(self, conversation: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
+    def log(self, conversation_id: str, *, start: int = 0, limit: int = 1000) -> Sequence[LogEntry]:
         if limit < 1:
             return []
-        key = self._keys(conversation).log
+        key = self._keys(conversation_id).log
         lines = cast(list[bytes], self._redis.lrange(key, start, start + limit - 1))
         parsed = [line.split(b"|", 2) for line in lines]
         ids = [detail.decode() for _, event, detail in parsed if event in _OF_A_DELIVERY]
-        known = self._deliveries(conversation, ids)
+        known = self._deliveries(conversation_id, ids)
         return [
             LogEntry(int(at), LogEvent(event.decode()), _log_detail(event, detail, known))
             for at, event, detail in parsed
         ]
 
-    def _deliveries(self, conversation: str, ids: Iterable[str]) -> dict[str, Delivery]:
+    def _deliveries(self, conversation_id: str, ids: Iterable[str]) -> dict[str, Delivery]:
         wanted = list(dict.fromkeys(ids))
         if not wanted:
             return {}
         fields = [part.of(i) for i in wanted for part in (Field.ROW, Field.ENVELOPE)]
-        found = self._hmget(self._keys(conversation).deliveries, fields)
+        found = self._hmget(self._keys(conversation_id).deliveries, fields)
         pairs = zip(wanted, found[0::2], found[1::2], strict=True)
         return {
             i: codec.delivery_from(row, envelope or b"")
@@ -93,21 +93,23 @@ class Reading(RegistryConnection):
 
     @at_the_edge
     def context(
-        self, conversation: str, thread: str, *, limit: int
+        self, conversation_id: str, thread_id: str, *, limit: int
     ) -> Sequence[tuple[int, Delivery]]:
-        key = self._keys(conversation).deliveries
-        [count] = self._hmget(key, [Field.SLOT_COUNT.of(thread)])
+        key = self._keys(conversation_id).deliveries
+        [count] = self._hmget(key, [Field.SLOT_COUNT.of(thread_id)])
         first, last = max(0, int(count or 0) - limit), int(count or 0)
         if first == last:
             return []
-        slots = self._hmget(key, [Field.SLOT.of(f"{thread}:{slot}") for slot in range(first, last)])
+        slots = self._hmget(
+            key, [Field.SLOT.of(f"{thread_id}:{slot}") for slot in range(first, last)]
+        )
         ids = [slot.decode() for slot in slots if slot is not None]
-        known = self._deliveries(conversation, ids)
+        known = self._deliveries(conversation_id, ids)
         return [(first + n, known[i]) for n, i in enumerate(ids)]
 
     @at_the_edge
-    def waits(self, conversation: str) -> Sequence[Wait]:
-        rows = cast(list[bytes], self._redis.hvals(self._keys(conversation).waits))
+    def waits(self, conversation_id: str) -> Sequence[Wait]:
+        rows = cast(list[bytes], self._redis.hvals(self._keys(conversation_id).waits))
         return [codec.read_wait(row) for row in rows]
 
     @at_the_edge
@@ -123,13 +125,13 @@ class Reading(RegistryConnection):
         return {name: sum(counts[n :: len(names)]) for n, name in enumerate(names)}
 
 
-def _conversation(conversation: str, row: list[Any], entry: bytes | None) -> Conversation:
+def _conversation(conversation_id: str, row: list[Any], entry: bytes | None) -> Conversation:
     status, _, from_id, created, updated, count, in_flight, waiting, value = row
     shown = ConversationStatus(status.decode())
     if shown is ConversationStatus.RUNNING and 0 < int(waiting) == int(in_flight):
         shown = ConversationStatus.WAITING
     return Conversation(
-        id=conversation,
+        id=conversation_id,
         status=shown,
         entry=codec.delivery_from(entry).to if entry else "",
         from_id=from_id.decode(),

@@ -34,10 +34,10 @@ class Recovery(RegistryConnection):
         self, due: Due, *, retry_in_ms: int, silent_branch: bytes
     ) -> tuple[Publication, ...]:
         args = (due.member, retry_in_ms, silent_branch)
-        reply = replies.read(self._run("reclaim", due.conversation, *args))
+        reply = replies.read(self._run("reclaim", due.conversation_id, *args))
         if isinstance(reply, replies.ResumeReply):
-            return (resumption(due.conversation, reply),)
-        return publications(due.conversation, reply.rows)
+            return (resumption(due.conversation_id, reply),)
+        return publications(due.conversation_id, reply.rows)
 
     @at_the_edge
     def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
@@ -45,8 +45,8 @@ class Recovery(RegistryConnection):
 
     @at_the_edge
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
-        rows = self._run("republish", unbegun.conversation, unbegun.member, older_than_ms)
-        return next(iter(publications(unbegun.conversation, rows)), None)
+        rows = self._run("republish", unbegun.conversation_id, unbegun.member, older_than_ms)
+        return next(iter(publications(unbegun.conversation_id, rows)), None)
 
     @at_the_edge
     def requeued(self, deliveries: Sequence[tuple[str, str]]) -> None:

@@ -17,22 +17,22 @@ class Joins(RegistryConnection):
     """The part of `SharedBackend` about joins and stored lists."""
 
     @at_the_edge
-    def join(self, conversation: str, join: str) -> JoinState | None:
+    def join(self, conversation_id: str, join_id: str) -> JoinState | None:
         parts = (Field.JOIN, Field.OK_COUNT, Field.FAILED_COUNT, Field.FIRED)
-        fields = [part.of(join) for part in parts]
-        row, ok, failed, fired = self._hmget(self._keys(conversation).joins, fields)
+        fields = [part.of(join_id) for part in parts]
+        row, ok, failed, fired = self._hmget(self._keys(conversation_id).joins, fields)
         if row is None:
             return None
         return JoinState(codec.read_join(row), int(ok or 0), int(failed or 0), fired is not None)
 
     @at_the_edge
     def results(
-        self, conversation: str, join: str, start: int, stop: int
+        self, conversation_id: str, join_id: str, start: int, stop: int
     ) -> Sequence[StoredResult]:
         if stop <= start:
             return []
-        fields = [Field.ANSWER.of(f"{join}:{index}") for index in range(start, stop)]
-        found = self._hmget(self._keys(conversation).joins, fields)
+        fields = [Field.ANSWER.of(f"{join_id}:{index}") for index in range(start, stop)]
+        found = self._hmget(self._keys(conversation_id).joins, fields)
         results = []
         for index, value in enumerate(found, start):
             if value is not None:
@@ -41,16 +41,18 @@ class Joins(RegistryConnection):
         return results
 
     @at_the_edge
-    def put_items(self, conversation: str, name: str, start: int, items: Sequence[bytes]) -> None:
-        if items and not self._run("put_items", conversation, name, start, *items):
-            raise UnknownConversationError(conversation)
+    def put_items(
+        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+    ) -> None:
+        if items and not self._run("put_items", conversation_id, name, start, *items):
+            raise UnknownConversationError(conversation_id)
 
     @at_the_edge
-    def items(self, conversation: str, name: str, start: int, stop: int) -> Sequence[bytes]:
+    def items(self, conversation_id: str, name: str, start: int, stop: int) -> Sequence[bytes]:
         if stop <= start:
             return []
         fields = [Field.ITEM.of(f"{name}:{index}") for index in range(start, stop)]
-        found = self._hmget(self._keys(conversation).joins, fields)
+        found = self._hmget(self._keys(conversation_id).joins, fields)
         return [item for item in found if item is not None]
 
 
@@ -58,26 +60,28 @@ class Threads(RegistryConnection):
     """The part of `SharedBackend` about threads."""
 
     @at_the_edge
-    def put_thread(self, conversation: str, thread: Thread) -> bool:
+    def put_thread(self, conversation_id: str, thread: Thread) -> bool:
         row = codec.thread_row(thread)
-        return bool(self._run("put_thread", conversation, self._ttl_ms, thread.id, row))
+        return bool(self._run("put_thread", conversation_id, self._ttl_ms, thread.id, row))
 
     @at_the_edge
-    def child_thread(self, conversation: str, parent: str, name: str, proposed: str) -> Thread:
-        args = (self._ttl_ms, parent, name, proposed)
-        reply = replies.read(self._run("child_thread", conversation, *args))
+    def child_thread(
+        self, conversation_id: str, parent_id: str, name: str, proposed: str
+    ) -> Thread:
+        args = (self._ttl_ms, parent_id, name, proposed)
+        reply = replies.read(self._run("child_thread", conversation_id, *args))
         if isinstance(reply, replies.UnknownReply):
-            raise UnknownThreadError(parent)
+            raise UnknownThreadError(parent_id)
         return codec.thread_from(reply.thread_id.decode(), reply.row)
 
     @at_the_edge
-    def thread(self, conversation: str, thread: str) -> Thread | None:
-        [row] = self._hmget(self._keys(conversation).threads, [Field.THREAD.of(thread)])
-        return codec.thread_from(thread, row) if row is not None else None
+    def thread(self, conversation_id: str, thread_id: str) -> Thread | None:
+        [row] = self._hmget(self._keys(conversation_id).threads, [Field.THREAD.of(thread_id)])
+        return codec.thread_from(thread_id, row) if row is not None else None
 
     @at_the_edge
-    def threads(self, conversation: str) -> Mapping[str, Thread]:
-        fields = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation).threads))
+    def threads(self, conversation_id: str) -> Mapping[str, Thread]:
+        fields = cast(dict[bytes, bytes], self._redis.hgetall(self._keys(conversation_id).threads))
         names = {field: field.decode().removeprefix(Field.THREAD) for field in fields}
         return {
             name: codec.thread_from(name, fields[field])
@@ -86,5 +90,5 @@ class Threads(RegistryConnection):
         }
 
     @at_the_edge
-    def drop_threads(self, conversation: str, threads: Sequence[str]) -> int:
-        return int(self._run("drop_threads", conversation, *threads)) if threads else 0
+    def drop_threads(self, conversation_id: str, threads: Sequence[str]) -> int:
+        return int(self._run("drop_threads", conversation_id, *threads)) if threads else 0

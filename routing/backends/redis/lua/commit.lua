@@ -153,16 +153,16 @@ for i = 0, h.created - 1 do
   end
 end
 for _, refill in ipairs(h.refills or NONE) do
-  local kept = redis.call('HMGET', JOINS, NEXT_INDEX_OF .. refill.join, FIRED_OF .. refill.join)
+  local kept = redis.call('HMGET', JOINS, NEXT_INDEX_OF .. refill.join_id, FIRED_OF .. refill.join_id)
   local next_index, is_fired = kept[1], kept[2]
   if is_fired then
-    set_state(refill.delivery, STATE_CANCELLED)
+    set_state(refill.delivery_id, STATE_CANCELLED)
     in_branch = in_branch - 1
   elseif tonumber(next_index) > refill.at then
-    launch(refill.delivery)
+    launch(refill.delivery_id)
   else
-    redis.call('HSET', JOINS, REFILL_AT_OF .. refill.join, refill.at,
-      REFILL_OF .. refill.join, refill.delivery)
+    redis.call('HSET', JOINS, REFILL_AT_OF .. refill.join_id, refill.at,
+      REFILL_OF .. refill.join_id, refill.delivery_id)
   end
 end
 for _, wait in ipairs(h.waits or NONE) do
