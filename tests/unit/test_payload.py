@@ -378,7 +378,7 @@ def test_json_takes_python_values_of_the_type(field_name: str, given: Any, value
         ("ratio", "1.5"), ("day", "31.1.2024"), ("moment", 5), ("blob", "é"), ("blob", "A"),
         ("colour", "RED"), ("level", True), ("level", 2), ("mode", None), ("raw", "<x>"),
         ("raw", 1), ("home", "Main"), ("home", {}), ("steps", {"a": 1}), ("table", {"k": 1}),
-        ("price", "1_000"), ("price", "\u0661\u0662"), ("price", "1e3"), ("price", " 1"), ("price", ""),
+        ("price", "1_000"), ("price", "\u0661\u0662"), ("price", "1e3"), ("price", " 1"),
         ("day", "2024-W05-3"), ("day", "20240131"), ("day", "\u0662024-01-31"),
         ("moment", "2024-W05-3T12:00:00"), ("moment", "2024-01-31"), ("moment", "20240131T120000"),
         ("moment", "2024-01-31 12:00:00"), ("moment", "2024-01-31T12:00:00.1234567"),
