@@ -144,11 +144,13 @@ class DeliveryStore(Protocol):
         `delivery.id` equals `wait_id`. Raises UnknownConversationError.
         """
 
-    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
+    def kill(
+        self, conversation_id: str, ending: Ending, *, unbegun_only: bool = False
+    ) -> Publication | None:
         """End a conversation now: nothing of it runs any more. None if it had ended.
 
         `ending.status` is KILLED: any other lets what is in flight go on. Returns the message
-        that tells whoever injected it.
+        that tells whoever injected it. `unbegun_only`: it goes on if its first delivery has begun.
         """
 
 

@@ -28,9 +28,11 @@ from threadloom.tasks.listener import register_listeners
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import add_queues, with_routes
 from threadloom.tasks.recovery import RecoveryStep
+from threadloom.tasks.revocation import RevokeCommand
 from threadloom.tasks.runtime import Runtime
 from threadloom.tasks.startup import import_from_working_directory, told_by_celery
 from threadloom.tasks.task_names import name_tasks_publicly
+from threadloom.tasks.unknown_tasks import UnknownTasks
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
@@ -174,7 +176,7 @@ def _join(
     )
     register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
-    app.steps["consumer"].update({EventBatches, PatientConsumer})
+    app.steps["consumer"].update({EventBatches, PatientConsumer, RevokeCommand, UnknownTasks})
 
 
 def app_from_environment() -> Any:

@@ -205,7 +205,8 @@ class Deliverer:
     def _run(self, frame: Frame) -> Actions | Retry:
         listener = self._runtime.organism.listeners.get(frame.delivery.to)
         if listener is None:
-            return (Fault(handler_fault(), f"no listener {frame.delivery.to!r} any more"),)
+            note = f"this organism has no listener {frame.delivery.to!r}"
+            return (Fault(handler_fault(), note, dead_letter=True),)
         if frame.abandoned is Abandonment.TIMEOUT:
             note = f"the handler ran past its hard limit ({listener.timeout_s} s and some)"
             return (Fault(timeout_fault(), note, dead_letter=True),)

@@ -79,7 +79,7 @@ def run_handler(
             "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, reason
         )
         return Retry(reason, exc.after_s if isinstance(exc, RetryLater) else None)
-    except (Exception, SystemExit, asyncio.CancelledError) as exc:
+    except BaseException as exc:  # a Rust panic and the like are no Exceptions
         if _pool_ends_process(exc):
             raise
         logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)

@@ -28,11 +28,15 @@ from threadloom.routing import (
     open_conversation,
 )
 from threadloom.routing.actions import Fault
+from threadloom.routing.faults import killed_fault
 from threadloom.routing.records import Beginning
+from threadloom.routing.states import ConversationStatus
 from threadloom.tasks import canvas, together
-from threadloom.tasks.delivery import Deliverer, Outcome
+from threadloom.tasks.delivery import Deliverer, Outcome, patiently
 from threadloom.tasks.hop_events import HopEvents
-from threadloom.tasks.releases import value_of
+from threadloom.tasks.killing import killed_ending
+from threadloom.tasks.releases import hand_over, value_of
+from threadloom.tasks.revocation import ENDED, Cause
 from threadloom.tasks.runtime import Point, Runtime, new_id
 
 #: the sender's name of messages from outside that are not authenticated
@@ -80,13 +84,18 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         ours = kwargs.get(canvas.CONVERSATION)
         native = ours is None or bool(kwargs.get(canvas.INJECTED))
         conversation = str(ours or message_id)
+        cause = request.get(ENDED)
         if not native:
             canvas.take_over(request)
         refusal: Fault | None = None
         if ours is None:
-            beginning, refusal = self._injected(args, kwargs)
+            beginning, refusal = self._injected(args, kwargs, cause)
         else:
             beginning = self._claimed(conversation, message_id)
+        if cause and native:
+            self._end(conversation, cause)
+        elif cause:
+            refusal = Fault(killed_fault(), f"the delivery was {cause}")
         outcome = self.deliverer.deliver(
             beginning,
             root_id=request.root_id or message_id,
@@ -101,8 +110,20 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             # The canvas is parked: the conversation continues, and later a message with this id
             # resumes the canvas.
             raise Ignore(outcome.summary)
+        if outcome.release.status is ConversationStatus.KILLED:
+            hand_over(self, conversation, outcome.release, self.runtime, request=request)
+            raise Ignore("killed")
         self.request.update(released=conversation)
         return value_of(outcome.release)
+
+    def _end(self, conversation_id: str, cause: str) -> None:
+        """End a revoked conversation; an expired one only if it has not begun.
+
+        This message tells the injector, so the one that the registry hands out is not published.
+        """
+        unbegun_only = cause == Cause.EXPIRED
+        backend, ending = self.runtime.backend, killed_ending()
+        patiently(lambda: backend.kill(conversation_id, ending, unbegun_only=unbegun_only))
 
     def begin_and_run(self, conversation_id: str, *, until: float) -> Outcome:
         """Perform the first delivery of a conversation that shares its message with others.
@@ -169,7 +190,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
         return begin
 
-    def _injected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _injected(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: str | None) -> Any:
         conversation = str(self.request.id)
         admitted, refusal = self._admitted(args, kwargs)
         opening = open_conversation(
@@ -183,6 +204,8 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         )
 
         runtime, published = self.runtime, self.runtime.take_uncleared()
+        if cause:  # it is to be ended, which needs a conversation
+            patiently(lambda: runtime.backend.open(opening))
 
         def begin() -> Beginning:
             return runtime.backend.open_and_begin(

@@ -31,6 +31,7 @@ from threadloom.tasks.overtime import OvertimeBoard
 from threadloom.tasks.publisher import Publisher, now_ms
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
+from threadloom.tasks.revocation import Revocations
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import Unacknowledged
 
@@ -77,6 +78,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._sweeps = 0
         self._leases: LeaseKeeper | None = None
         self._unacknowledged = Unacknowledged(worker.app, runtime.organism)
+        self._revocations = Revocations()
         #: true: the registry did not answer the last call
         self._away = False
         #: monotonic s before which no delivery is taken over
@@ -160,6 +162,7 @@ class RecoveryStep(bootsteps.StartStopStep):
             self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
             vouch_for(waiting, runtime)
+            self._revocations.sweep(worker.app)
             sweep(runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
                 runtime.backend.expire(limit=SWEEP_LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import Task
+from celery import Task, states
 from celery.app.task import Context
 
 from threadloom.config import RegistryUnavailableError
@@ -25,19 +25,33 @@ def value_of(ending: Ending) -> Any:
     raise ConversationError(value["code"], value["message"], value["retry_allowed"]) from None
 
 
-def hand_over(task: Task[Any, Any], conversation_id: str, ending: Ending, runtime: Runtime) -> None:
-    """Store the result of a conversation that has no message, as Celery does for a task.
+def hand_over(
+    task: Task[Any, Any],
+    conversation_id: str,
+    ending: Ending,
+    runtime: Runtime,
+    *,
+    request: Context | None = None,
+) -> None:
+    """Store a conversation's result and continue its injector's canvas, as Celery does for a task.
 
-    If the result store or the registry does not answer, the sweep repeats the release.
+    `request` is the injector's; None for a conversation that has no message of its own. A killed
+    conversation is REVOKED for Celery. If the result store or the registry does not answer, the
+    sweep repeats the release.
     """
-    request = Context(
+    request = request or Context(
         id=conversation_id, root_id=conversation_id, task=task.name, hostname=task.request.hostname
     )
+    killed = ending.status is ConversationStatus.KILLED
     try:
         try:
             task.backend.mark_as_done(conversation_id, value_of(ending), request=request)
         except ConversationError as exc:
-            task.backend.mark_as_failure(conversation_id, exc, request=request)
+            task.backend.mark_as_failure(
+                conversation_id, exc, request=request,
+                store_result=not request.ignore_result,
+                state=states.REVOKED if killed else states.FAILURE,
+            )  # fmt: skip
     except Exception as exc:  # any error of a result backend that does not answer
         logger.warning("result.not_stored conversation=%s reason=%r", conversation_id, exc)
         return

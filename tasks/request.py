@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.exceptions import InvalidTaskError
+from celery.signals import task_revoked
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 from celery.worker.strategy import default
@@ -22,6 +23,7 @@ from threadloom.routing.records import Publication
 from threadloom.routing.states import Abandonment
 from threadloom.tasks.canvas import CONVERSATION, TOGETHER
 from threadloom.tasks.publisher import SENT_HEADER, Publisher, now_ms
+from threadloom.tasks.revocation import ENDED, Cause, is_expired
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
@@ -48,7 +50,7 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
     def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_task_body(message.payload):
             raise InvalidTaskError("the body is not [args, kwargs, embed]")
-        if _is_of_another(runtime, message):
+        if is_of_another(runtime, message):
             message.ack_log_error(logger, consumer.connection_errors)
             return None
         _note_age(runtime, message)
@@ -57,19 +59,15 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
     return take_in
 
 
-def _is_of_another(runtime: Runtime, message: Any) -> bool:
+def is_of_another(runtime: Runtime, message: Any) -> bool:
     """Whether another organism published a message; if so, an error is logged.
 
     Such a message is not needed: its delivery is stored in the registry of that organism, whose
     workers notice that it was not begun, and publish it again.
     """
     sender = (message.headers or {}).get(ORGANISM_HEADER, runtime.organism.name)
-    if sender == runtime.organism.name:
-        return False
-    body = message.payload
-    kwargs = body["kwargs"] if isinstance(body, dict) else body[1]
-    if not {CONVERSATION, TOGETHER} & kwargs.keys():
-        return False  # it holds a payload, so no registry has it: a header that anybody wrote
+    if sender == runtime.organism.name or not _names_a_delivery(message):
+        return False  # a payload is in no registry, whatever header anybody wrote beside it
     logger.error(
         "message.of_another_organism organism=%r message_id=%r task=%r queue=%r: two organisms "
         "share a queue; give each its own (the key `queue` of the organism section)",
@@ -77,6 +75,21 @@ def _is_of_another(runtime: Runtime, message: Any) -> bool:
         message.delivery_info.get("routing_key"),
     )  # fmt: skip
     return True
+
+
+def is_ours(runtime: Runtime, message: Any) -> bool:
+    """Whether a message carries deliveries of this organism's registry."""
+    sender = (message.headers or {}).get(ORGANISM_HEADER)
+    return bool(sender == runtime.organism.name and _names_a_delivery(message))
+
+
+def _names_a_delivery(message: Any) -> bool:
+    """Whether a message names what a registry holds instead of carrying a payload."""
+    body = message.payload
+    if not _is_task_body(body):
+        return False
+    kwargs = body["kwargs"] if isinstance(body, dict) else body[1]
+    return bool({CONVERSATION, TOGETHER} & kwargs.keys())
 
 
 def _note_age(runtime: Runtime, message: Any) -> None:
@@ -105,6 +118,29 @@ class DeliveryRequest(Request):
         # Errors of a lost connection when one of its messages is acknowledged. An error that is
         # not listed ends the worker, and kombu 5.7 on Redis also raises AttributeError.
         self._connection_errors = (*self.connection_errors, AttributeError)
+        self.request_dict.pop(ENDED, None)  # a header of that name is somebody else's
+
+    def maybe_expire(self) -> bool:  # type: ignore[override]  # its stub says True or None
+        """Whether the sender's `expires` has passed; only injections have one."""
+        return CONVERSATION not in (self.kwargs or {}) and is_expired(self)
+
+    def revoked(self) -> bool:
+        """False: the message is performed, and its turn ends what was revoked or has expired."""
+        if ENDED not in self.request_dict and TOGETHER not in (self.kwargs or {}):
+            super().revoked()  # which announces it
+        return False
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Mark the message for its turn; Celery's own method stores a result and acknowledges."""
+        self.request_dict[ENDED] = Cause.EXPIRED if expired else Cause.REVOKED
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+        task_revoked.send(
+            self.task,
+            request=self._context,  # type: ignore[attr-defined]
+            terminated=terminated,
+            signum=signum,
+            expired=expired,
+        )
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -112,6 +148,11 @@ class DeliveryRequest(Request):
         exc = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps some
         if isinstance(exc, TimeLimitExceeded):
             return None  # the pool reports a timeout twice; `on_timeout` follows and handles it
+        if isinstance(exc, Terminated) and not self._already_cancelled:  # type: ignore[attr-defined]
+            # It was revoked and its process terminated. Its next turn ends it.
+            task_ready(self)
+            self._abandon(Abandonment.LOST)
+            return self.reject(requeue=True)
         if isinstance(exc, WorkerLostError | SystemExit):
             # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
             self._abandon(Abandonment.LOST)

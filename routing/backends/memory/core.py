@@ -76,6 +76,11 @@ class ConversationCore:
         return self.status.is_final
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the first delivery was ever begun."""
+        return self.deliveries[self.entry.id].attempt > 0
+
+    @property
     def entry(self) -> Delivery:
         assert self.opening is not None
         return self.opening.entry

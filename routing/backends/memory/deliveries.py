@@ -196,9 +196,11 @@ class Deliveries(Conversations):
         return state.publications()[0]
 
     @atomic
-    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
+    def kill(
+        self, conversation_id: str, ending: Ending, *, unbegun_only: bool = False
+    ) -> Publication | None:
         state = self._opened(conversation_id)
-        if state is None or not state.finish(ending):
+        if state is None or (unbegun_only and state.has_begun) or not state.finish(ending):
             return None
         state.drop_all_waits()
         state.touch(self._ttl_ms)

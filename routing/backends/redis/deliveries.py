@@ -193,8 +193,10 @@ class Deliveries(RegistryConnection):
         return publications(conversation_id, reply.rows)[0]
 
     @at_the_edge
-    def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
-        args = (ending.status, codec.dump(ending.value))
+    def kill(
+        self, conversation_id: str, ending: Ending, *, unbegun_only: bool = False
+    ) -> Publication | None:
+        args = (ending.status, codec.dump(ending.value), int(unbegun_only))
         reply = replies.read(self._run("kill", conversation_id, *args))
         if isinstance(reply, replies.LateReply):
             return None
