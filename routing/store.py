@@ -225,9 +225,10 @@ class DeadLetterStore(Protocol):
         """Run a dead letter again, with all its retries; None if it is none.
 
         A conversation that ended with an error goes on, until it ends again; whoever injected
-        it is told again. Where an answer was lost, the sweep publishes the message. But not
-        for a delivery in a branch that was answered since: its own answer is late. None also if nothing of it can count: its conversation was killed, a
-        join around it has fired without it, or its thread was forgotten.
+        it is told again. Where an answer was lost, the sweep publishes the message. But not for
+        a delivery in a branch that was answered since: its own answer is late. None also if
+        nothing of it can count: its conversation was killed, a join around it has fired without
+        it, or its thread was forgotten.
         """
 
 

@@ -132,10 +132,10 @@ class Deliverer:
 
         `beginning` asks the registry for it, in the name of the turn. `native`: this message
         carries the injector's own canvas, so the conversation's value may be handed over by
-        returning it. `refusal` is told instead of running the handler. `limit_s`: the longest time that a handler may have
-        before the pool would end the process; `hops` is told of every delivery that
-        has no message, as the first one usually `has_message`. `until`: monotonic s at which the
-        turn's slice is over, if it began before.
+        returning it. `refusal` is told instead of running the handler. `limit_s`: the longest
+        time that a handler may have before the pool would end the process; `hops` is told of
+        every delivery that has no message, as the first one usually `has_message`. `until`:
+        monotonic s at which the turn's slice is over, if it began before.
         """
         owner = self._runtime.new_turn()
         begun = patiently(lambda: beginning(owner), self._runtime, patience_s=PATIENCE_S)

@@ -39,7 +39,7 @@ class OvertimeBoard:
         self._write(late_at=time.monotonic() + within_s if within_s else 0.0, spared_until=0.0)
 
     def spare(self, for_s: float) -> None:
-        """Called by a pool process that waits for the registry: it is not to be ended for `for_s`."""
+        """Called by a pool process that waits for the registry: it is not ended for `for_s`."""
         pid, late_at, _ = _ENTRY.unpack_from(self._board, self._position())
         self._write(
             late_at=late_at if pid == os.getpid() else 0.0, spared_until=time.monotonic() + for_s
