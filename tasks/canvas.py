@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery, Signature
 from celery.app.task import Context
+from kombu.utils.json import JSONEncoder, object_hook
 
 from threadloom.routing.records import Join, Publication
 
@@ -46,12 +47,30 @@ def canvas_options(request: Context) -> str:
         "replaced_task_nesting": request.replaced_task_nesting,
     }
     kept = {name: value for name, value in options.items() if value not in (None, [], {})}
-    return json.dumps(kept, default=str)
+    return json.dumps(kept, cls=_Encoder)
+
+
+class _Encoder(JSONEncoder):
+    """Kombu's JSON, which keeps dates, Decimals, UUIDs and bytes; what it does not know as text."""
+
+    def default(self, o: Any) -> Any:
+        try:
+            return super().default(o)
+        except TypeError:
+            return str(o)
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    """Return what kombu's JSON makes of a mapping; one that only looks encoded stays as it is."""
+    try:
+        return object_hook(value)
+    except Exception:  # a decoder raises anything for a value that no encoder has written
+        return value
 
 
 def resume_options(canvas: str) -> dict[str, Any]:
     """Return the options that `canvas_options` has saved, under `celery.app.amqp`'s names."""
-    options: dict[str, Any] = json.loads(canvas) if canvas else {}
+    options: dict[str, Any] = json.loads(canvas, object_hook=_decoded) if canvas else {}
     for ours, celerys in (("link", "callbacks"), ("link_error", "errbacks")):
         if ours in options:
             options[celerys] = options.pop(ours)

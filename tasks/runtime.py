@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -86,8 +87,8 @@ class Runtime:
     #: the number of lanes of one fan-out, and the monotonic s at which it was determined
     _lanes: int = field(default=0, repr=False)
     _lanes_at: float = field(default=0.0, repr=False)
-    _runner: asyncio.Runner | None = field(default=None, repr=False)
-    _runner_pid: int = 0
+    #: the event loop of each thread, with the pid of the process that made it
+    _runners: threading.local = field(default_factory=threading.local, repr=False)
     _format_is_known: bool = field(default=False, repr=False)
 
     def process(self, pid: int | str) -> str:
@@ -128,16 +129,15 @@ class Runtime:
 
     @property
     def runner(self) -> asyncio.Runner:
-        """This process's event loop for async handlers, kept between deliveries."""
-        if self._runner is None or self._runner_pid != os.getpid():
-            self._runner, self._runner_pid = asyncio.Runner(), os.getpid()
-        return self._runner
+        """This thread's event loop for async handlers.
 
-    def discard_runner(self) -> None:
-        """Drop an event loop that a timeout has interrupted; the next delivery gets a new one."""
-        if self._runner is not None:
-            self._runner.close()
-        self._runner = None
+        It lives as long as the process: modules keep clients that belong to it. A forked process
+        has none of its parent's.
+        """
+        known: tuple[int, asyncio.Runner] | None = getattr(self._runners, "known", None)
+        if known is None or known[0] != os.getpid():
+            known = self._runners.known = (os.getpid(), asyncio.Runner())
+        return known[1]
 
 
 def runtime_of(app: Celery) -> Runtime:

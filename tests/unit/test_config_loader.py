@@ -157,6 +157,33 @@ BAD: dict[str, tuple[str, str, str]] = {
     "two documents": (f"{GOOD}---\n{GOOD}", "", "line 7, column 1"),
     "control character": ("organism: {name: desk}\nlist\x07: 1", "", "line 2, column 5"),
     "python tag": ("organism: !!python/object:os.x {}\n", "", "could not determine a constructor"),
+    "octal": (with_organism("max_depth: 010"), "organism.max_depth", "as the number 8"),
+    "octal in a setting": (
+        with_organism("celery: {a: [1, -0_17]}"),
+        "organism.celery.a[1]",
+        "as the number -15",
+    ),
+    "to the base of 60": (with_key("timeout_seconds: 1:30"), "listeners[0].timeout_seconds", "90"),
+    "a fraction to the base of 60": (
+        with_organism("celery: {a: 1:30.5}"),
+        "organism.celery.a",
+        "as the number 90.5",
+    ),
+    "a thousand million laughs": (
+        "".join(
+            f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9) if n else 'ha'}]\n" for n in range(30)
+        ),
+        "",
+        "aliases repeat too much",
+    ),
+    "laughs in merge keys": (
+        "".join(
+            f"l{n}: &l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 9)}]}}\n" if n else "l0: &l0 {a: b}\n"
+            for n in range(30)
+        ),
+        "",
+        "aliases repeat too much",
+    ),
     "impossible date": ("organism: 2024-13-45\n", "", "line 1, column 11: this is not a valid"),
     "very deep": ("[" * 5000, "", "nested too deeply"),
     "contains itself": (f"{GOOD}    peers: &p [*p]\n", "listeners[0].peers[0]", "contains itself"),
@@ -255,6 +282,11 @@ BAD: dict[str, tuple[str, str, str]] = {
     "retries": (with_key("max_retries: -1"), "listeners[0].max_retries", "at least 0, not -1"),
     "backoff": (with_key("retry_backoff: -1"), "listeners[0].retry_backoff", "at least 0"),
     "rate": (with_key("rate_limit: 10/d"), "listeners[0].rate_limit", "must be like '10/s'"),
+    "peers of a removed last entry": (with_key("peers:"), "listeners[0].peers", "write [] for"),
+    "rate null": (with_key("rate_limit:"), "listeners[0].rate_limit", "is empty; write a value"),
+    "queue null": (with_key("queue: ~"), "listeners[0].queue", "is empty; write a value"),
+    "organism queue null": (with_organism("queue: "), "organism.queue", "is empty"),
+    "url null": (with_organism("backend: {redis_url: }"), "organism.backend.redis_url", "is empty"),
     "rate 0": (with_key("rate_limit: 0/m"), "listeners[0].rate_limit", "more than 0"),
     "queue": (with_key("queue: a b"), "listeners[0].queue", "holds a blank"),
     "queue empty": (with_key("queue: ''"), "listeners[0].queue", "must not be empty"),
@@ -356,7 +388,7 @@ def test_a_bad_file_has_exactly_its_problem(case: str, write: Write) -> None:
     ("written", "words"),
     [
         ("on", "boolean true, not as text; quote it"),
-        ("007", "number 7, not as text; quote it"),
+        ("007", "reads 007 as the number 7; write 7 if you mean that, else quote it"),
         ("1.0", "number 1.0, not as text; quote it"),
         ("2024-01-31", "date 2024-01-31, not as text; quote it"),
         ("~", "is empty"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import typing
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -167,6 +168,9 @@ def test_text_from_elsewhere() -> None:
     assert payload_type(Address).from_element(by_hand) == Address("ab")
 
 
+MOMENT = datetime(2024, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("field_name", "written", "value"),
     [
@@ -175,7 +179,9 @@ def test_text_from_elsewhere() -> None:
         ("count", " +07 ", 7),
         ("count", "9" * 100, int("9" * 100)),
         ("ratio", "-INF", float("-inf")),
-        ("ratio", "1e400", float("inf")),
+        ("ratio", "INF", float("inf")),
+        ("ratio", "0.0e-999", 0.0),
+        ("moment", "2024-01-31T12:00:00.1234560000Z", MOMENT),
         ("price", "-.5", Decimal("-0.5")),
         ("day", " 2024-01-31\n", date(2024, 1, 31)),
         ("moment", "2024-01-31T12:00:00Z", datetime(2024, 1, 31, 12, tzinfo=UTC)),
@@ -303,6 +309,10 @@ def test_elements_that_break_the_schema(text: str, fault: str) -> None:
         ("day", "12024-01-31"),
         ("moment", "2024-01-31T24:00:00"),
         ("moment", "-0001-01-31T00:00:00"),
+        ("moment", "2024-01-31T12:00:00.1234567"),
+        ("ratio", "1e400"),
+        ("ratio", "-1.5e400"),
+        ("ratio", "1e-400"),
         ("mode", " slow"),
         ("colour", "dark blue"),
         ("blob", "A"),
@@ -343,6 +353,8 @@ def test_json_faults() -> None:
         ("price", 0.1, Decimal("0.1")),
         ("price", Decimal("0.3"), Decimal("0.3")),
         ("ratio", "INF", float("inf")),
+        ("price", "-.5", Decimal("-0.5")),
+        ("moment", "2024-01-31T12:00:00.123456Z", MOMENT),
         ("day", date(2024, 1, 1), date(2024, 1, 1)),
         ("blob", b"x", b"x"),
         ("colour", "red", Colour.RED),
@@ -366,6 +378,11 @@ def test_json_takes_python_values_of_the_type(field_name: str, given: Any, value
         ("ratio", "1.5"), ("day", "31.1.2024"), ("moment", 5), ("blob", "é"), ("blob", "A"),
         ("colour", "RED"), ("level", True), ("level", 2), ("mode", None), ("raw", "<x>"),
         ("raw", 1), ("home", "Main"), ("home", {}), ("steps", {"a": 1}), ("table", {"k": 1}),
+        ("price", "1_000"), ("price", "\u0661\u0662"), ("price", "1e3"), ("price", " 1"),
+        ("day", "2024-W05-3"), ("day", "20240131"), ("day", "\u0662024-01-31"),
+        ("moment", "2024-W05-3T12:00:00"), ("moment", "2024-01-31"), ("moment", "20240131T120000"),
+        ("moment", "2024-01-31 12:00:00"), ("moment", "2024-01-31T12:00:00.1234567"),
+        ("moment", "2024-01-31T12:00:00+0100"), ("count", "1_000"), ("ratio", "1_0.5"),
         ("text", "\x01"), ("table", {"\x01": []}), ("text", [[[]]]), ("count", 1.0),
     ],
 )  # fmt: skip
@@ -440,6 +457,11 @@ def make(annotation: Any, **options: Any) -> type:
         (lambda: make(object), "field x: object has no wire form"),
         (lambda: make(tuple[int, ...]), "has no wire form"),
         (lambda: make(list), "say what is in it"),
+        (lambda: make(typing.List), "say what is in it"),  # noqa: UP006
+        (lambda: make(typing.Dict), "say what is in it"),  # noqa: UP006
+        (lambda: make(list[typing.List]), "say what is in it"),  # noqa: UP006
+        (lambda: make(list[int, str]), "say what is in it"),  # type: ignore[misc]
+        (lambda: make(dict[str]), "say what is in it"),  # type: ignore[misc]
         (lambda: make(dict[int, str]), "keys of a dict must be str"),
         (lambda: make(int | str), "ambiguous"),
         (lambda: make(int | str | None), "ambiguous"),
