@@ -117,7 +117,7 @@ def test_what_is_no_exception_runs_once(
 def test_a_payload_whose_own_code_panics_is_told_in_general_words(desk: Deployment) -> None:
     """Its class is run before there is a handler; the conversation ends all the same."""
     with plain_app(desk) as app:
-        result = app.send_task("brittle", [{"number": 1}])
+        result = app.send_task("brittle", [{"number": -1}])
         error = result.get(timeout=WAIT_S, propagate=False)
     assert TEXTS["handler"] in str(error)
     story = Story(desk, result.id)

@@ -107,7 +107,8 @@ class Brittle:
     number: int
 
     def __post_init__(self) -> None:
-        raise PanicException(SECRET)
+        if self.number < 0:
+            raise PanicException(SECRET)
 
 
 def panics(message: Ask, meta: HandlerMetadata) -> None:
