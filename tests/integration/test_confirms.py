@@ -64,7 +64,7 @@ def test_all_are_written_before_the_second_is_waited_for(
     monkeypatch.setattr(channel, "_basic_publish", noted("w", channel._basic_publish))
     monkeypatch.setattr(channel, "wait", noted("?", channel.wait))
     publish(producer, queue, 3)
-    assert "".join(happened).replace("w?", "") in ("", "?"), happened  # "?": confirmations are turned on
+    assert "".join(happened).replace("w?", "") in ("", "?"), happened  # one more turns them on
     for _ in range(2):
         happened.clear()
         with confirmed_together(channel):
