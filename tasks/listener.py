@@ -7,6 +7,7 @@ the registry under the message's id).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,8 +15,9 @@ from typing import Any
 
 import celery
 from celery import Celery
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
+from threadloom.config import RegistryUnavailableError
 from threadloom.routing import (
     Admitted,
     ConversationError,
@@ -32,12 +34,16 @@ from threadloom.routing.faults import killed_fault
 from threadloom.routing.records import Beginning
 from threadloom.routing.states import ConversationStatus
 from threadloom.tasks import canvas, together
-from threadloom.tasks.delivery import Deliverer, Outcome, patiently
+from threadloom.tasks.delivery import Deliverer, Outcome
+from threadloom.tasks.handlers import crash
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.killing import killed_ending
-from threadloom.tasks.releases import hand_over, value_of
+from threadloom.tasks.patience import patiently
+from threadloom.tasks.releases import hand_over, note_release, value_of
 from threadloom.tasks.revocation import ENDED, Cause
 from threadloom.tasks.runtime import Point, Runtime, new_id
+
+logger = logging.getLogger(__name__)
 
 #: the sender's name of messages from outside that are not authenticated
 EXTERNAL = "external"
@@ -74,6 +80,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])
             return self._run_one(args, kwargs)
+        except RegistryUnavailableError as exc:
+            # The registry knows of no ending, so none is stored: the message goes back into its
+            # queue, and whoever gets it next asks again.
+            logger.warning("message.handed_back message_id=%s reason=%s", self.request.id, exc)
+            raise Reject(str(exc), requeue=True) from exc
         finally:
             if self._hops is not None:
                 self._hops.flush()
@@ -123,7 +134,9 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         """
         unbegun_only = cause == Cause.EXPIRED
         backend, ending = self.runtime.backend, killed_ending()
-        patiently(lambda: backend.kill(conversation_id, ending, unbegun_only=unbegun_only))
+        patiently(
+            lambda: backend.kill(conversation_id, ending, unbegun_only=unbegun_only), self.runtime
+        )
 
     def begin_and_run(self, conversation_id: str, *, until: float) -> Outcome:
         """Perform the first delivery of a conversation that shares its message with others.
@@ -174,16 +187,16 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         conversation = getattr(self.request, "released", None)
         if conversation is not None:
             self.runtime.reached(Point.RETURNED, None)
-            self.runtime.backend.released(conversation)
+            note_release(conversation, self.runtime)
 
     def _claimed(self, conversation_id: str, delivery_id: str) -> Any:
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
-        def begin() -> Beginning:
+        def begin(owner: str) -> Beginning:
             return runtime.backend.begin(
                 conversation_id,
                 delivery_id,
-                owner=runtime.owner,
+                owner=owner,
                 lease_ms=runtime.lease_ms,
                 published=published,
             )
@@ -205,11 +218,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
         runtime, published = self.runtime, self.runtime.take_uncleared()
         if cause:  # it is to be ended, which needs a conversation
-            patiently(lambda: runtime.backend.open(opening))
+            patiently(lambda: runtime.backend.open(opening), runtime)
 
-        def begin() -> Beginning:
+        def begin(owner: str) -> Beginning:
             return runtime.backend.open_and_begin(
-                opening, owner=runtime.owner, lease_ms=runtime.lease_ms, published=published
+                opening, owner=owner, lease_ms=runtime.lease_ms, published=published
             )
 
         return begin, refusal
@@ -231,6 +244,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         except InvalidEnvelopeError as exc:
             huh = Huh.of(str(exc), args[0] if args else "")
             return Admitted.of(content_of(huh)), Fault(huh, str(exc))
+        except BaseException as exc:  # a payload class's own code may raise anything
+            # Its payload is not stored, so that a replay would have nothing to run with.
+            refusal = crash(exc, self.name, str(self.request.id), dead_letter=False)[0]
+            assert isinstance(refusal, Fault)
+            return Admitted.of(content_of(refusal.payload)), refusal
 
 
 def root_thread(conversation_id: str) -> str:
