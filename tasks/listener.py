@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import celery
@@ -132,11 +132,8 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
         This message tells the injector, so the one that the registry hands out is not published.
         """
-        unbegun_only = cause == Cause.EXPIRED
-        backend, ending = self.runtime.backend, killed_ending()
-        patiently(
-            lambda: backend.kill(conversation_id, ending, unbegun_only=unbegun_only), self.runtime
-        )
+        kill = partial(self.runtime.backend.kill, unbegun_only=cause == Cause.EXPIRED)
+        patiently(lambda: kill(conversation_id, killed_ending()), self.runtime)
 
     def begin_and_run(self, conversation_id: str, *, until: float) -> Outcome:
         """Perform the first delivery of a conversation that shares its message with others.

@@ -247,7 +247,8 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
     use up the rate limit. The worker reports its messages in each sweep; if it dies, they count as
     lost after the same time as any others.
     """
-    ends = tuple(f"|{delivery}" for request in held for _, delivery in turns_of(request))
+    names = [delivery for request in held for _, delivery in turns_of(request)]
+    ends = tuple(f"|{name}" for name in (*names, *runtime.handed_back))
     if not ends:
         return
     for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):

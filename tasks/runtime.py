@@ -82,6 +82,9 @@ class Runtime:
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
     #: overdue items that could not be reclaimed or published
     set_aside: SetAside = field(default_factory=SetAside, repr=False)
+    #: messages for listeners that this worker does not know, and that it has handed back: message
+    #: id to the monotonic s at which it first did
+    handed_back: dict[str, float] = field(default_factory=dict, repr=False)
     #: conversation to its deliveries that are published and not yet cleared from the outbox
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     #: the number of lanes of one fan-out, and the monotonic s at which it was determined

@@ -39,8 +39,6 @@ class UnknownTasks(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._runtime = runtime_of(consumer.app)
-        #: message id to the monotonic s at which this worker first saw it
-        self._seen: dict[str, float] = {}
         give_up = consumer.on_unknown_task
 
         def on_unknown_task(body: Any, message: Any, exc: Exception) -> None:
@@ -73,9 +71,10 @@ class UnknownTasks(bootsteps.StartStopStep):
 
     def _is_fresh(self, message_id: str) -> bool:
         """Whether this worker has not handed a message back for long."""
-        now = time.monotonic()
-        self._seen = {k: at for k, at in self._seen.items() if now - at < 2 * PATIENCE_S}
-        return now - self._seen.setdefault(message_id, now) < PATIENCE_S
+        now, seen = time.monotonic(), self._runtime.handed_back
+        for each in [each for each, at in seen.items() if now - at > 2 * PATIENCE_S]:
+            del seen[each]
+        return now - seen.setdefault(message_id, now) < PATIENCE_S
 
     def _has_company(self, consumer: Any) -> bool:
         """Whether there are other workers, one of which may know more listeners."""

@@ -16,8 +16,8 @@ from threadloom.routing import ConversationError
 
 WORKS = ORGANISMS / "works" / "organism.yaml"
 PART = {"name": "bolt"}
-#: the listener that only the newer version has, and nobody's peer
-LATEST = "line.idle"
+#: the listeners that only the newer version has; the other one has a queue of its own
+LATEST, IN_ITS_QUEUE = "line.idle", "lobby"
 
 
 class Versions:
@@ -25,7 +25,9 @@ class Versions:
 
     def __init__(self, url: str, directory: Path) -> None:
         older = yaml.safe_load(WORKS.read_text())
-        older["listeners"] = [e for e in older["listeners"] if e["name"] != LATEST]
+        older["listeners"] = [
+            e for e in older["listeners"] if e["name"] not in (LATEST, IN_ITS_QUEUE)
+        ]
         self.older = self._version(url, directory / "older", older)
         self.newer = self._version(url, directory / "newer", yaml.safe_load(WORKS.read_text()))
 
@@ -51,12 +53,16 @@ def test_a_removed_listeners_deliveries_end_as_errors(versions: Versions) -> Non
     """Two of them were published before: an injection, and the first step of a sequence.
 
     The injector of the one and the caller of the other get an error, and both are dead letters,
-    to be replayed should the listener come back. Whoever sends to that name from now on hears of
-    it at once, and another organism's delivery is no business of this one's.
+    to be replayed should the listener come back. Each was published once more at most. Whoever
+    sends to that name from now on hears of it at once, and another organism's delivery is no
+    business of this one's.
     """
-    injected = versions.newer.inject(LATEST, PART)
-    steps = {"steps": [LATEST], "payload": "<Part><name>bolt</name></Part>"}
+    steps = {"steps": [IN_ITS_QUEUE], "payload": "<Part><name>bolt</name></Part>"}
     called = versions.newer.inject("system.sequence", steps)
+    before = versions.newer.start_worker(options=("-Q", "works"))
+    eventually(lambda: IN_ITS_QUEUE in _receivers(versions.newer, called.id), what="its step")
+    before.stop()
+    injected = versions.newer.inject(LATEST, PART)
     stranger = versions.newer.app.send_task(
         LATEST, kwargs={"conversation": "c"}, queue="works",
         headers={"threadloom_organism": "another"},
@@ -66,15 +72,20 @@ def test_a_removed_listeners_deliveries_end_as_errors(versions: Versions) -> Non
         injected.get(timeout=WAIT_S)
     assert caught.value.code == "handler"
     assert called.get(timeout=WAIT_S)["type"] == "SequenceError"
-    letters = eventually(
-        lambda: len(found := versions.older.backend.dead_letters(limit=10)) == 2 and found,
-        what="two dead letters",
-    )
-    assert {letter.reason for letter in letters} == {"this organism has no listener 'line.idle'"}
+    letters = versions.older.backend.dead_letters(limit=10)
+    assert {each.reason for each in letters} == {
+        f"this organism has no listener {name!r}" for name in (LATEST, IN_ITS_QUEUE)
+    }
     with plain_app(versions.older) as other, pytest.raises(NotRegistered):
         other.send_task(LATEST, [PART]).get(timeout=WAIT_S)
     worker.stop()
     assert stranger.state == "PENDING"
+    assert worker.log.read_text().count("its delivery ends as an error") == 2
+
+
+def _receivers(deployment: Deployment, conversation_id: str) -> list[str]:
+    log = deployment.backend.log(conversation_id)
+    return [entry.detail["delivery"].to for entry in log if entry.event == "message"]
 
 
 def test_a_newer_listeners_messages_wait_for_a_newer_worker(versions: Versions) -> None:
