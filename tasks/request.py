@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def turns_of(request: Request) -> list[tuple[str, str]]:
-    """The runs that a message may begin: conversation, and the delivery that each begins with."""
+    """Return the turns that a message may begin: each one's conversation and first delivery."""
     kwargs = request.kwargs or {}
     if TOGETHER in kwargs:
         together = kwargs[TOGETHER]  # a sender may have put anything there
