@@ -16,6 +16,7 @@ import celery
 from celery import Celery
 from celery.exceptions import Ignore
 
+from threadloom.config import PermanentError
 from threadloom.routing import (
     Admitted,
     ConversationError,
@@ -42,6 +43,22 @@ HARD_LIMIT_GRACE_S = 10.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+class DirectCallError(PermanentError):
+    """A listener's task was called like a function, which has no message and so no conversation."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} is a listener and cannot be called like a function, as a direct call, "
+            "`map`, `starmap` and `chunks` do: there is no message that could be its conversation. "
+            f"Send one message for each payload: `group(signature({self.name!r}, (p,)) for p in "
+            "payloads)`, `send_task`, or `threadloom.inject_many`"
+        )
+
+
 class ListenerTask(celery.Task):  # type: ignore[type-arg]
     """The Celery task of one listener."""
 
@@ -66,6 +83,9 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Perform this message's turn; return the task's Celery result."""
+        if self.request.called_directly:
+            raise DirectCallError(self.name)
+        self.request.update(released=None)  # a header may have this name
         try:
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Set
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
@@ -24,6 +25,7 @@ from threadloom.routing import RegistryFormatError, content_of
 from threadloom.routing.faults import timeout_fault
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import Due
+from threadloom.tasks.bad_items import by_turns
 from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests
 from threadloom.tasks.listener import ListenerTask
@@ -235,11 +237,16 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
     silent = canonical(content_of(timeout_fault()).element)
     published = republish_lost(runtime, publisher)
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in runtime.backend.due(limit=SWEEP_LIMIT):
+
+    def reclaim(due: Due) -> int:
         publications = runtime.backend.reclaim(due, retry_in_ms=RETRY_IN_MS, silent_branch=silent)
-        if publications:
-            logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
-            published += publisher.publish(publications)
+        if not publications:
+            return 0
+        logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
+        return publisher.publish(publications)
+
+    for due in by_turns(runtime.backend.due(limit=SWEEP_LIMIT)):
+        published += runtime.bad_items.attempt(due, partial(reclaim, due))
         if time.monotonic() > until:
             break
     return published
@@ -292,11 +299,16 @@ def _republish(
     """Publish again the messages of these queues that are old enough; return how many."""
     published = 0
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in unbegun:
+
+    def republish(due: Due) -> int:
         publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
-        if publication is not None and runtime.organism.queue_of(publication.to) in queues:
-            logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
-            published += publisher.publish([publication])
+        if publication is None or runtime.organism.queue_of(publication.to) not in queues:
+            return 0
+        logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
+        return publisher.publish([publication])
+
+    for due in by_turns(unbegun):
+        published += runtime.bad_items.attempt(due, partial(republish, due))
         if time.monotonic() > until:
             break
     return published

@@ -20,6 +20,7 @@ from threadloom.routing import Organism
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Delivery
 from threadloom.routing.store import Published
+from threadloom.tasks.bad_items import BadItems
 from threadloom.tasks.overtime import OvertimeBoard
 
 #: ms without renewal after which a lease expires and its delivery is taken over
@@ -78,6 +79,8 @@ class Runtime:
     overtime: OvertimeBoard | None = field(default=None, repr=False)
     #: queue to the publishing time of the newest message that this worker received, ms since 1970
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
+    #: what the sweep of this worker leaves aside for a while, because it raised
+    bad_items: BadItems = field(default_factory=BadItems, repr=False)
     #: conversation to its deliveries that are published and not yet cleared from the outbox
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     #: the number of lanes of one fan-out, and the monotonic s at which it was determined
