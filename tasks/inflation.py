@@ -57,7 +57,7 @@ def _zlib(body: bytes, most: int) -> int:
     inflater, size = zlib.decompressobj(), 0
     while not inflater.eof and size <= most:
         piece = inflater.decompress(body, _PIECE)
-        if not piece and not inflater.unconsumed_tail:
+        if not piece and not inflater.eof and not inflater.unconsumed_tail:
             raise InflationError("the compressed body is cut")
         size, body = size + len(piece), inflater.unconsumed_tail
     return size
