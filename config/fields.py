@@ -140,6 +140,26 @@ def number(value: object) -> object:
     return value
 
 
+def given(value: object) -> object:
+    """Return any value except None, as which YAML reads a key with nothing under it.
+
+    A key whose absence means "no limit" must not mean that because its last entry was removed.
+    """
+    if value is None:
+        raise ValueError("is empty; write a value, or leave the key out for its default")
+    return value
+
+
+def peers(value: object) -> object:
+    """Return any value except None, which would grant every right by mistake."""
+    if value is None:
+        raise ValueError(
+            "is empty; write [] for a listener that may call nobody, or leave the key out "
+            "for one that may call everybody"
+        )
+    return value
+
+
 def one_or_many(value: object) -> object:
     """Return a tuple of one for a single dotted path, and any other value as it is."""
     return (value,) if isinstance(value, str) else value

@@ -27,7 +27,7 @@ from threadloom.config.models import ListenerConfig, OrganismConfig, OrganismSec
 from threadloom.config.secrets import described
 from threadloom.config.source import Place, Report, Source
 from threadloom.config.translation import problem_of, unknown_key
-from threadloom.config.yaml_text import parse
+from threadloom.config.yaml_text import MISREAD, parse
 
 _SECTIONS = ("organism", "listeners")
 #: stands for a faulty name or description in a best-effort configuration
@@ -93,7 +93,9 @@ def read(
         return _nothing(source), problems or (Problem("", "is empty"),)
     with reading(Path(path).resolve(), label=_label(data)) as importer:
         config, found = _read(data, source, environ, known_system_names, importer)
-    return config, (*problems, *found)
+    # Whoever is told how YAML reads a number need not hear what is wrong with that number.
+    told = {problem.path for problem in problems if problem.message.startswith(MISREAD)}
+    return config, (*problems, *(problem for problem in found if problem.path not in told))
 
 
 def read_mapping(

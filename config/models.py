@@ -38,6 +38,8 @@ def _settings(value: object) -> Settings:
 Text = Annotated[str, PlainValidator(fields.text)]
 FilledText = Annotated[Text, AfterValidator(fields.filled)]
 Label = Annotated[Text, AfterValidator(fields.label)]
+#: None only where the key is absent
+LabelOrNone = Annotated[Label | None, BeforeValidator(fields.given)]
 DottedPath = Annotated[Text, AfterValidator(fields.dotted)]
 Flag = Annotated[bool, PlainValidator(fields.flag)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(fields.number)]
@@ -91,7 +93,9 @@ class BackendConfig(_Section):
     #: and ends with `threadloom up`
     type: Literal["redis", "manager", "memory"] = "redis"
     #: None: the Redis that the process was given (`THREADLOOM_REDIS_URL`, or the embedded one)
-    redis_url: Annotated[Text, AfterValidator(fields.redis_url)] | None = None
+    redis_url: Annotated[
+        Annotated[Text, AfterValidator(fields.redis_url)] | None, BeforeValidator(fields.given)
+    ] = None
     #: every key begins with this prefix, followed by the organism's name
     redis_prefix: Annotated[Text, AfterValidator(fields.key_prefix)] = "tl:"
     #: retention: seconds that a conversation's rows are kept after its last activity
@@ -103,7 +107,7 @@ class OrganismSection(_Section):
 
     name: Annotated[Text, AfterValidator(fields.organism_name)]
     #: the queue of every listener without a queue of its own; None: named like the organism
-    queue: Label | None = None
+    queue: LabelOrNone = None
     #: most names in one call chain
     max_depth: Count = 50
     #: most deliveries in one conversation; the limit ends an endless loop of calls
@@ -135,15 +139,17 @@ class ListenerConfig(_Section):
     #: whether the handler is told the listener's name and how to call its peers
     agent: Flag = False
     #: names of the listeners that it may call; None: every listener; empty: none
-    peers: tuple[Text, ...] | None = None
+    peers: Annotated[tuple[Text, ...] | None, BeforeValidator(fields.peers)] = None
     #: most seconds of one attempt (one execution of the handler)
     timeout_seconds: PositiveSeconds = 30.0
     #: dotted paths of the payload classes that it replies with; empty: not declared
     replies: DottedPaths = ()
     #: None: the organism's queue
-    queue: Label | None = None
+    queue: LabelOrNone = None
     #: in Celery's form, such as `10/s`; None: no limit
-    rate_limit: Annotated[str, PlainValidator(fields.rate_limit)] | None = None
+    rate_limit: Annotated[
+        Annotated[str, PlainValidator(fields.rate_limit)] | None, BeforeValidator(fields.given)
+    ] = None
     #: whether the worker that decided a delivery for this listener may perform it at once; false:
     #: the delivery is queued. A listener with its own queue or rate limit is always queued
     local: Flag = True

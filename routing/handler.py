@@ -68,10 +68,12 @@ class HandlerResponse:
 
     #: the message to send; None only for `await_input`
     payload: Any
-    #: the listener to call; empty when this is a reply
+    #: the listener to call; an empty name is nobody's, so the call fails like any unknown one
     to: str = ""
     #: what to ask the person who is waited for
     prompt: str | None = None
+    #: whether it answers the caller; only `respond` says so, never an empty `to`
+    is_reply: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.prompt is None and self.payload is None:
@@ -80,7 +82,7 @@ class HandlerResponse:
     @classmethod
     def respond(cls, payload: Any) -> HandlerResponse:
         """Answer whoever called this listener, on the caller's own thread."""
-        return cls(payload)
+        return cls(payload, is_reply=True)
 
     @classmethod
     def await_input(cls, prompt: str) -> HandlerResponse:

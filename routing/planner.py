@@ -107,10 +107,10 @@ class _Planning:
             self._forward(action)
         elif action.prompt is not None:
             self._wait(action.prompt)
-        elif action.to:
-            self._call(action)
-        else:
+        elif action.is_reply:
             self._reply(action.payload)
+        else:
+            self._call(action)
 
     # --- replies -----------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ def refusal(target: str, frame: Frame, organism: Organism) -> str:
     `routing_fault()`, which is the same for an unknown and for a forbidden target.
     """
     listeners = organism.listeners
+    if not target:
+        return "the call names no listener; HandlerResponse.respond(...) answers the caller"
     if target not in listeners:
         return f"there is no listener {target!r}"
     for name in reversed(frame.thread.chain[1:]):  # the first one injected

@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery, Signature
 from celery.app.task import Context
+from kombu.utils.json import JSONEncoder, object_hook
 
 from threadloom.routing.gate import custom_headers
 from threadloom.routing.records import Join, Publication
@@ -49,12 +50,30 @@ def canvas_options(request: Context) -> str:
     }
     options["headers"] = custom_headers(request.headers, RESERVED)
     kept = {name: value for name, value in options.items() if value not in (None, [], {})}
-    return json.dumps(kept, default=str)
+    return json.dumps(kept, cls=_Encoder)
+
+
+class _Encoder(JSONEncoder):
+    """Kombu's JSON, which keeps dates, Decimals, UUIDs and bytes; what it does not know as text."""
+
+    def default(self, o: Any) -> Any:
+        try:
+            return super().default(o)
+        except TypeError:
+            return str(o)
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    """Return what kombu's JSON makes of a mapping; one that only looks encoded stays as it is."""
+    try:
+        return object_hook(value)
+    except Exception:  # a decoder raises anything for a value that no encoder has written
+        return value
 
 
 def resume_options(canvas: str) -> dict[str, Any]:
     """Return the options that `canvas_options` has saved, under `celery.app.amqp`'s names."""
-    options: dict[str, Any] = json.loads(canvas) if canvas else {}
+    options: dict[str, Any] = json.loads(canvas, object_hook=_decoded) if canvas else {}
     if "headers" in options:  # an earlier version parked whatever the injector had sent
         options["headers"] = custom_headers(options["headers"], RESERVED)
     for ours, celerys in (("link", "callbacks"), ("link_error", "errbacks")):

@@ -11,6 +11,7 @@ import inspect
 import logging
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from types import FrameType
@@ -61,12 +62,11 @@ def run_handler(
     A TransientError becomes a Retry; the caller decides whether another attempt is left.
     """
     try:
-        with time_limit(timeout_s):
+        with time_limit(timeout_s) as limit:
             returned = listener.handler(payload, meta)
             if type(returned) is not HandlerResponse and inspect.isawaitable(returned):
-                returned = _await(returned, runtime, timeout_s)
+                returned = _await(returned, runtime, limit)
     except (HandlerTimeout, SoftTimeLimitExceeded):
-        runtime.discard_runner()
         logger.error(
             "handler.timeout listener=%s message_id=%s timeout_s=%s",
             listener.name, message_id, timeout_s,
@@ -112,17 +112,28 @@ def _pool_ends_process(exc: BaseException) -> bool:
     )
 
 
-def _await(returned: Awaitable[Any], runtime: Runtime, timeout_s: float) -> Any:
-    async def bounded() -> Any:
-        try:
-            async with asyncio.timeout(timeout_s) as scope:
-                return await returned
-        except TimeoutError:
-            if scope.expired():
-                raise HandlerTimeout from None
-            raise  # a TimeoutError of the handler itself
+def _await(returned: Awaitable[Any], runtime: Runtime, limit: time_limit) -> Any:
+    """Run a coroutine on this thread's event loop, which outlives it whatever it does."""
 
+    async def bounded() -> Any:
+        limit.task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(limit.left_s) as scope:
+                value = await returned
+        except (TimeoutError, asyncio.CancelledError):
+            if not scope.expired():
+                raise  # the handler's own
+        if scope.expired():  # perhaps it has caught its cancellation and gone on
+            raise HandlerTimeout
+        return value
+
+    limit.spare_the_loop(runtime.runner.get_loop())
     return runtime.runner.run(bounded())
+
+
+#: seconds that a coroutine has to end after it was cancelled, until it is interrupted by force;
+#: and from each interruption to the next one
+_FORCE_AFTER_S = 0.25
 
 
 class time_limit:  # noqa: N801  # used like a function
@@ -133,20 +144,52 @@ class time_limit:  # noqa: N801  # used like a function
     in other threads (thread pools) only the pool's hard limit applies.
     """
 
-    __slots__ = ("_before", "_is_main", "_timeout_s")
+    __slots__ = ("_before", "_is_main", "_until", "task")
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self._until = time.monotonic() + timeout_s
         self._is_main = threading.current_thread() is threading.main_thread()
+        #: the handler's task, once there is one
+        self.task: asyncio.Task[Any] | None = None
 
-    def __enter__(self) -> None:
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit; at least a moment, since a timer of 0 s would never strike."""
+        return max(0.000_1, self._until - time.monotonic())
+
+    def __enter__(self) -> time_limit:
         if self._is_main:
             self._before = signal.signal(signal.SIGALRM, _strike)
-            signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
+            signal.setitimer(signal.ITIMER_REAL, self.left_s)
+        return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._is_main:
             _disarm(self._before)
+
+    def spare_the_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on interrupt what the loop's tasks do, never the loop itself.
+
+        Clients and other tasks live in that loop, and an exception in the middle of its own work
+        would lose a callback of theirs. In a task's code it ends only that task. So the handler's
+        task is first cancelled (by `asyncio.timeout`), then interrupted if its code does not give
+        the loop back; what else keeps the loop busy is interrupted last.
+        """
+        if not self._is_main:
+            return
+        strikes = 0
+
+        def strike(_signal: int, _frame: FrameType | None) -> None:
+            nonlocal strikes
+            strikes += 1
+            running = asyncio.current_task(loop)
+            if running is not None and (running is self.task or strikes > 1):
+                raise HandlerTimeout
+            if running is None and self.task is not None:  # it went on after its cancellation
+                loop.call_soon_threadsafe(self.task.cancel)
+
+        signal.signal(signal.SIGALRM, strike)
+        signal.setitimer(signal.ITIMER_REAL, self.left_s + _FORCE_AFTER_S, _FORCE_AFTER_S)
 
 
 def _strike(_signal: int, _frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ from threadloom.routing import Organism
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Delivery
 from threadloom.routing.store import Published
-from threadloom.tasks.bad_items import BadItems
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.unfailing import SetAside
 
 #: ms without renewal after which a lease expires and its delivery is taken over
 LEASE_MS = 4_000
@@ -79,16 +80,24 @@ class Runtime:
     overtime: OvertimeBoard | None = field(default=None, repr=False)
     #: queue to the publishing time of the newest message that this worker received, ms since 1970
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
-    #: what the sweep of this worker leaves aside for a while, because it raised
-    bad_items: BadItems = field(default_factory=BadItems, repr=False)
+    #: overdue items that could not be reclaimed or published
+    set_aside: SetAside = field(default_factory=SetAside, repr=False)
     #: conversation to its deliveries that are published and not yet cleared from the outbox
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     #: the number of lanes of one fan-out, and the monotonic s at which it was determined
     _lanes: int = field(default=0, repr=False)
     _lanes_at: float = field(default=0.0, repr=False)
-    _runner: asyncio.Runner | None = field(default=None, repr=False)
-    _runner_pid: int = 0
+    #: the event loop of each thread, with the pid of the process that made it
+    _runners: threading.local = field(default_factory=threading.local, repr=False)
     _format_is_known: bool = field(default=False, repr=False)
+
+    def process(self, pid: int | str) -> str:
+        """Name one of this worker's processes as the owner of the leases of its turns."""
+        return f"{self.owner}/{pid}"
+
+    def new_turn(self) -> str:
+        """Name a turn of this process as the owner of its leases."""
+        return f"{self.process(os.getpid())}/{os.urandom(4).hex()}"
 
     def require_format(self) -> None:
         """Check, once, that this version of Threadloom can work with the registry.
@@ -120,16 +129,15 @@ class Runtime:
 
     @property
     def runner(self) -> asyncio.Runner:
-        """This process's event loop for async handlers, kept between deliveries."""
-        if self._runner is None or self._runner_pid != os.getpid():
-            self._runner, self._runner_pid = asyncio.Runner(), os.getpid()
-        return self._runner
+        """This thread's event loop for async handlers.
 
-    def discard_runner(self) -> None:
-        """Drop an event loop that a timeout has interrupted; the next delivery gets a new one."""
-        if self._runner is not None:
-            self._runner.close()
-        self._runner = None
+        It lives as long as the process: modules keep clients that belong to it. A forked process
+        has none of its parent's.
+        """
+        known: tuple[int, asyncio.Runner] | None = getattr(self._runners, "known", None)
+        if known is None or known[0] != os.getpid():
+            known = self._runners.known = (os.getpid(), asyncio.Runner())
+        return known[1]
 
 
 def runtime_of(app: Celery) -> Runtime:

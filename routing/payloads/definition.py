@@ -30,6 +30,9 @@ from threadloom.routing.payloads.wire import (
     Record,
 )
 
+#: how many types a container's annotation names; `typing.List` alone names none
+_PARAMETERS: dict[object, int] = {list: 1, dict: 2}
+
 #: returns the fields of a nested payload class, or None if the class is not a payload
 NestedFields = Callable[[type], Record | None]
 
@@ -117,14 +120,14 @@ def _codec(hint: object, nested: NestedFields) -> Codec:
         return _optional(hint, arguments, nested)
     if origin is Literal:
         return _literal(arguments)
+    if hint in (list, dict) or (origin in (list, dict) and len(arguments) != _PARAMETERS[origin]):
+        raise _UnsupportedError("say what is in it: list[T] or dict[str, T]")
     if origin is list:
         return Listed(_codec(arguments[0], nested))
     if origin is dict:
         if arguments[0] is not str:
             raise _UnsupportedError("the keys of a dict must be str")
         return Mapped(_codec(arguments[1], nested))
-    if hint in (list, dict):
-        raise _UnsupportedError("say what is in it: list[T] or dict[str, T]")
     return _single(hint, nested)
 
 

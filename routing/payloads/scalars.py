@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -106,6 +107,16 @@ def _check_float(value: object) -> float:
         raise ValueError("the number is too large for a float") from exc
 
 
+def _float_from_text(text: str) -> float:
+    """Return the number, or its nearest float; one out of a float's range is refused."""
+    number, written = float(text), text.strip()
+    if math.isinf(number) and not written.endswith("INF"):
+        raise ValueError("the number is too large for a float")
+    if not number and re.search("[1-9]", re.split("[eE]", written)[0]):
+        raise ValueError("the number is too small for a float")
+    return number
+
+
 def _check_bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise expected("bool", value)
@@ -171,6 +182,8 @@ def _decimal_text(value: Decimal) -> str:
 def _decimal_from_json(value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise expected("a number, or a string of digits", value)
+    if isinstance(value, str) and not _DECIMAL_TEXT.fullmatch(value):
+        raise expected("a number, or a string of digits", value)
     try:
         number = Decimal(repr(value) if isinstance(value, float) else value)
     except InvalidOperation as exc:
@@ -179,12 +192,27 @@ def _decimal_from_json(value: object) -> Decimal:
 
 
 def _date_from_json(value: object) -> date:
-    return date.fromisoformat(value) if isinstance(value, str) else _check_date(value)
+    if not isinstance(value, str):
+        return _check_date(value)
+    if not _DATE_TEXT.fullmatch(value):  # Python would read week dates as well
+        raise expected("a date as YYYY-MM-DD", value)
+    return date.fromisoformat(value)
 
 
 def _datetime_from_json(value: object) -> datetime:
-    instant = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return _check_datetime(instant)
+    if not isinstance(value, str):
+        return _check_datetime(value)
+    if not _DATETIME_TEXT.fullmatch(value):
+        raise expected("a datetime as YYYY-MM-DDThh:mm:ss, perhaps with Z or an offset", value)
+    return _datetime_from_text(value)
+
+
+def _datetime_from_text(text: str) -> datetime:
+    """Return the instant. Python would cut a fraction of a second after six digits."""
+    fraction = re.search(r"\.([0-9]+)", text)
+    if fraction and fraction[1][6:].strip("0"):
+        raise ValueError(f"a datetime holds microseconds, and no more digits: {show(text)}")
+    return _check_datetime(datetime.fromisoformat(text.strip()))
 
 
 def _bytes_text(value: bytes) -> str:
@@ -209,11 +237,24 @@ def _same(value: Any) -> Any:
 _YEAR = "[0-9]{4}-[0-9]{2}-[0-9]{2}"  # Python's years have four digits, and its dates no zone
 _DATE = Restriction("date", "xs:date", _YEAR)
 _DATETIME = Restriction("datetime", "xs:dateTime", _YEAR + r"T[0-9:.]+(Z|[+\-][0-9:]{5})?")
+# JSON's texts have the forms that the schema asks for in XML.
+_DATE_TEXT = re.compile(_YEAR)
+_DATETIME_TEXT = re.compile(
+    _YEAR + r"T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})?"
+)
+_DECIMAL_TEXT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 
 TEXT = Scalar("str", "xs:string", check_text, _same, _same, _same, check_text, "text")
 INT = Scalar("int", "xs:integer", _check_int, str, _int_from_text, _same, _check_int, 1)
 FLOAT = Scalar(
-    "float", "xs:double", _check_float, _float_text, float, _float_json, _float_from_json, 1.5
+    "float",
+    "xs:double",
+    _check_float,
+    _float_text,
+    _float_from_text,
+    _float_json,
+    _float_from_json,
+    1.5,
 )
 BOOL = Scalar(
     "bool",
@@ -250,7 +291,7 @@ DATETIME = Scalar(
     _DATETIME,
     _check_datetime,
     datetime.isoformat,
-    lambda text: datetime.fromisoformat(text.strip()),
+    _datetime_from_text,
     datetime.isoformat,
     _datetime_from_json,
     datetime(2024, 1, 31, 12, tzinfo=UTC),

@@ -54,8 +54,8 @@ def fetch(self: Any, payload: Any) -> Any:
 
 
 @app.task(name="store", bind=True)
-def store(self: Any, value: Any, label: str) -> str:
-    _record(self, got=value, label=label)
+def store(self: Any, value: Any, label: str, **more: Any) -> str:
+    _record(self, got=value, label=label, more={name: repr(each) for name, each in more.items()})
     return f"stored {label}"
 
 

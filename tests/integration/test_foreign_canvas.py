@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -102,10 +104,31 @@ def test_a_chain_goes_on_with_the_reply(
     result = steps.apply_async()
     assert result.get(timeout=WAIT_S) == f"stored {label}"
     assert result.parent.get(timeout=WAIT_S)["payload"] == reply
-    assert result.parent_id.parent_id.get(timeout=WAIT_S) == payload
+    assert result.parent.parent.get(timeout=WAIT_S) == payload
     stored = canvas.once("store", label)
     assert stored["got"]["payload"] == reply
     assert Story(canvas.desk, result.parent.id).conversation.status == "completed"
+
+
+@REPLIES
+def test_later_arguments_keep_their_types(
+    canvas: Canvas, label: str, listener: str, payload: Any, reply: Any
+) -> None:
+    """What Celery's JSON carries arrives as it was sent, whether the canvas had to wait or not."""
+    given = {
+        "when": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "day": date(2026, 1, 2),
+        "price": Decimal("1.10"),
+        "key": uuid.UUID(int=7),
+        "raw": b"\xff\x00",
+        "text": "2026-01-02",
+    }
+    last = canvas.store(label)
+    last.kwargs |= given
+    assert chain(canvas.listener(listener, payload), last).apply_async().get(timeout=WAIT_S)
+    stored = canvas.once("store", label)
+    assert stored["got"]["payload"] == reply
+    assert stored["more"] == {name: repr(value) for name, value in given.items()}
 
 
 def test_a_listener_gets_the_result_of_another(canvas: Canvas, label: str) -> None:

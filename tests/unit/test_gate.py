@@ -21,9 +21,9 @@ from threadloom.routing.gate import (
     too_deep,
 )
 from threadloom.routing.records import Due
-from threadloom.tasks.bad_items import BadItems, by_turns
 from threadloom.tasks.canvas import RESERVED, canvas_options, resume_options
 from threadloom.tasks.inflation import InflationError, check_inflation
+from threadloom.tasks.recovery import by_turns
 
 MIB = 1 << 20
 GOOD: dict[str, Any] = {
@@ -128,17 +128,7 @@ def test_a_method_without_a_bound_is_refused(method: Any) -> None:
         check_inflation(b"x", method, 9)
 
 
-def test_a_sweep_leaves_what_raises_and_takes_turns() -> None:
-    """A bad item is not tried again at once; conversations take turns."""
-    bad, tried = BadItems(), []
-
-    def act() -> int:
-        tried.append(1)
-        raise TypeError("odd")
-
-    due = Due("a", "d|1|a|x")
-    assert [bad.attempt(due, act) for _ in range(5)] == [0] * 5
-    assert len(tried) == 1
-    assert bad.attempt(Due("a", "d|1|a|y"), lambda: 3) == 3
+def test_conversations_take_turns_in_a_sweep() -> None:
+    """One that has many items overdue keeps no other waiting."""
     many = [Due("a", str(n)) for n in range(3)] + [Due("b", "0")]
-    assert [d.conversation_id for d in by_turns(many)] == ["a", "b", "a", "a"]
+    assert [due.conversation_id for due in by_turns(many)] == ["a", "b", "a", "a"]

@@ -31,6 +31,8 @@ class ConversationCore:
         self.postponed_ms = 0
         #: parked, due, handing or done
         self.release = ReleaseState.PARKED
+        #: who is handing its ending over
+        self.teller = ""
         self.handed = 0
         self.deliveries: dict[str, StoredDelivery] = {}
         self.threads: dict[str, Thread] = {}
@@ -113,6 +115,15 @@ class ConversationCore:
     def launch(self, stored: StoredDelivery) -> None:
         self.in_flight += 1
         self.make_ready(stored, 0, "")
+
+    def launch_refill(self, stored: StoredDelivery) -> None:
+        """Launch what brings a join more branches, before all else, so that a turn goes on with it.
+
+        In the queue it would stand behind the messages of all lanes, and these would run out of
+        branches meanwhile.
+        """
+        self.launch(stored)
+        self.publish.insert(0, self.publish.pop())
 
     def sent(self, stored: StoredDelivery) -> None:
         stored.set(DeliveryState.SENT, attempt=stored.attempt, reason=stored.reason)
