@@ -107,12 +107,6 @@ def test_nothing_ends_the_renewal_of_leases(wires: Wires) -> None:
     for patient in patients:
         wires.came_out_right(patient.conversation, patient.plan)
         assert patient.runs() == 1, story(wires.site, patient.conversation)
-    eventually(
-        lambda: (
-            "Task patient" in wires.site.fleet.logs()
-            and "raised unexpected" in wires.site.fleet.logs()
-        )
-    )
 
 
 def admitted_with_nonsense(wires: Wires) -> Patient:
