@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlspli
 
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.models import OrganismConfig
+from threadloom.config.urls import REDIS_SCHEMES, url_fault, urls_fault
 
 #: the URL schemes under which Celery reaches RabbitMQ
 _AMQP_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq")
@@ -137,6 +138,9 @@ def setting_faults(
     accepted = settings.get("accept_content")
     if accepted is not None and not {"json", "application/json"} & set(accepted):
         faults.append(("accept_content", "has to contain 'json', the form of listeners' messages"))
+    for name in ("broker_url", "broker_read_url", "broker_write_url", "result_backend"):
+        if fault := urls_fault(settings.get(name)):
+            faults.append((name, fault))
     if settings.get("task_protocol", 2) != 2:
         faults.append(("task_protocol", "has to stay 2, which carries a message's headers"))
     if str(settings.get("result_backend") or "").startswith("rpc:"):
@@ -251,6 +255,11 @@ def registry_url(
                 )
             ],
         )
+    if url is not None and (fault := url_fault(url, REDIS_SCHEMES)):
+        place = "organism.backend.redis_url"
+        if not config.organism.backend.redis_url:
+            place = "THREADLOOM_REDIS_URL"
+        raise ConfigurationError(config.source, [Problem(place, fault)])
     return _in_redis_pys_words(url) if url else url
 
 
