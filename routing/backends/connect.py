@@ -31,11 +31,12 @@ def connect(
     """
     section = config.organism.backend
     name = config.organism.name
+    kept = {"ttl_s": section.redis_ttl, "max_age_s": config.organism.max_age}
     if section.type == "memory":
-        return MemoryBackend(organism=name, ttl_s=section.redis_ttl)
+        return MemoryBackend(organism=name, **kept)
     if section.type == "manager":
         door = _manager_door(config, os.environ if environ is None else environ)
-        return ManagerBackend(door, organism=name, ttl_s=section.redis_ttl)
+        return ManagerBackend(door, organism=name, **kept)
     if url is None:
         raise ValueError("a redis backend needs a URL")
     client = redis.Redis.from_url(
@@ -44,7 +45,7 @@ def connect(
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=30,
     )
-    return RedisBackend(client, organism=name, prefix=section.redis_prefix, ttl_s=section.redis_ttl)
+    return RedisBackend(client, organism=name, prefix=section.redis_prefix, **kept)
 
 
 def _manager_door(config: OrganismConfig, environ: Mapping[str, str]) -> Path:

@@ -55,10 +55,11 @@ local function begin(id, owner, lease_ms)
   if not raw then return reply_skip({reason = SKIP_UNKNOWN}) end
   local row = read_row(raw)
   local state, attempt, _, reason = read_state(kept[2])
+  local in_flight_before = in_flight
   local refused, thread = refusal(id, row, state, attempt, lease_ms)
   if refused then
     outbox()  -- of a lane that it made free; the sweep publishes it
-    save()
+    if in_flight ~= in_flight_before then touch() end
     return refused
   end
   if state == STATE_LEASED then
