@@ -12,7 +12,7 @@ from celery import Celery, chain, signature
 from tests.desk import close_app, plain_app
 from tests.harness import ORGANISMS, Deployment, eventually
 from tests.mill import Mill, error_of, value_of
-from tests.stories import DONE, Story
+from tests.stories import Story
 from tests.works import texts
 from threadloom import tasks
 from threadloom.primitives import BufferStart
