@@ -115,7 +115,8 @@ class OrganismSection(_Section):
     max_deliveries: Count = 10_000
     #: most bytes of one payload's XML
     max_payload_bytes: Count = 1_048_576
-    #: most seconds that a conversation may owe an answer: what runs or waits then ends with an error
+    #: most seconds that a conversation may owe an answer:
+    #: what runs or waits then ends with an error
     max_age: Count = 30 * 86_400
     #: `depth-first` gives deeper deliveries a higher Celery priority
     thread_scheduling: Literal["breadth-first", "depth-first"] = "breadth-first"

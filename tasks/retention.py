@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from threadloom.config import RegistryUnavailableError
 from threadloom.tasks.runtime import Runtime
+from threadloom.tasks.unfailing import unfailing
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,9 @@ class RetentionKeeper:
         self._finishing.set()
 
     def _keep(self) -> None:
+        look = unfailing(self._look)
         while not self._finishing.wait(LOOK_S):
-            try:
-                self._look()
-            except RegistryUnavailableError as exc:
-                logger.warning("retention.skipped reason=%s", exc)
-            except Exception:  # the thread has to outlive whatever is wrong with one conversation
-                logger.exception("retention.failed")
+            look()
 
     def _look(self) -> None:
         more = True

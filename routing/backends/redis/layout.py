@@ -46,8 +46,8 @@ class Keys(NamedTuple):
     due: str
     #: sorted set of the shard, all scores 0: `<created ms>:<conversation>`
     created: str
-    #: sorted set of the shard, by the ms at which retention is over, or at which what owes an answer
-    #: has grown too old: the members of `created`, and `:<conversation>` for threads of a
+    #: sorted set of the shard, by the ms at which retention is over, or at which what owes an
+    #: answer has grown too old: the members of `created`, and `:<conversation>` for threads of a
     #: conversation that was never opened
     retention: str
     #: sorted set of the shard, all scores 0: `<failed ms>:x|<n>|<conversation>|<id>`
@@ -59,7 +59,7 @@ class Keys(NamedTuple):
 
 #: the first so many keys are the conversation's own and expire with it
 OWN_KEYS = 6
-#: deliveries of a conversation that is only forgotten in pieces: its keys do not expire on their own
+#: a conversation with more deliveries is forgotten in pieces; its keys do not expire by themselves
 LARGE = 1_000
 
 

@@ -1,5 +1,5 @@
 -- @include clock, log
--- The conversation's own row. Its counts are read once here and written once, by `touch` or `save`.
+-- The conversation's own row. Its counts are read once here and written once, by `touch`.
 local kept = redis.call('HMGET', CONVERSATION, FIELD_STATUS, FIELD_IN_FLIGHT, FIELD_COUNT, FIELD_TTL,
   FIELD_MEMBER, FIELD_RELEASE, FIELD_TOUCHED, FIELD_ENTRY)
 local status = kept[1]  -- false: there is no such conversation
