@@ -24,6 +24,7 @@ from threadloom.tasks.consumer import PatientConsumer
 from threadloom.tasks.delivery import Deliverer
 from threadloom.tasks.django import set_up_django
 from threadloom.tasks.events import EventBatches
+from threadloom.tasks.gate import MessageGate
 from threadloom.tasks.listener import register_listeners
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import add_queues, with_routes
@@ -174,7 +175,7 @@ def _join(
     )
     register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
-    app.steps["consumer"].update({EventBatches, PatientConsumer})
+    app.steps["consumer"].update({EventBatches, PatientConsumer, MessageGate})
 
 
 def app_from_environment() -> Any:

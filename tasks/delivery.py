@@ -48,7 +48,7 @@ from threadloom.routing.records import (
     Turn,
 )
 from threadloom.routing.states import Abandonment, SkipReason
-from threadloom.tasks.handlers import run_handler, told
+from threadloom.tasks.handlers import crash, ends_process, run_handler, told
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.patience import PATIENCE_S, patiently
 from threadloom.tasks.publisher import Publisher
@@ -219,6 +219,8 @@ class Deliverer:
             payload = receive(frame.delivery, listener, self._runtime.organism)
         except InvalidEnvelopeError as exc:
             return (Fault(Huh.of(str(exc), frame.delivery.envelope), str(exc)),)
+        except BaseException as exc:  # a payload class's own code may raise anything
+            return crash(exc, listener.name, frame.delivery.id)
         meta = self._system_call(frame) if listener.system else self._meta(frame, listener)
         limit_ms = frame.delivery.answer_within_ms
         ran = run_handler(
@@ -284,7 +286,7 @@ class Deliverer:
 
         try:
             return planned(actions)
-        except Exception as exc:  # a handler may return anything, e.g. a `to` that is a list
+        except BaseException as exc:  # a handler may return anything, e.g. a `to` that is a list
             return planned(_unusable(exc, frame))
 
     def _commit(
@@ -314,8 +316,10 @@ class Deliverer:
             )
 
 
-def _unusable(exc: Exception, frame: Frame) -> Actions:
-    logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
+def _unusable(exc: BaseException, frame: Frame) -> Actions:
+    if ends_process(exc):
+        raise exc
+    logger.error("handler.unusable_response message_id=%s", frame.delivery.id, exc_info=exc)
     note = told(["what the handler returned cannot be sent: ", *format_exception_only(exc)])
     return (Fault(handler_fault(), note, dead_letter=True),)
 

@@ -17,7 +17,7 @@ import celery
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
-from threadloom.config import RegistryUnavailableError
+from threadloom.config import PermanentError, RegistryUnavailableError
 from threadloom.routing import (
     Admitted,
     ConversationError,
@@ -33,6 +33,7 @@ from threadloom.routing.actions import Fault
 from threadloom.routing.records import Beginning
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome
+from threadloom.tasks.handlers import crash
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.releases import note_release, value_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
@@ -44,6 +45,22 @@ EXTERNAL = "external"
 #: seconds by which a handler may exceed its time limit before its process is killed
 HARD_LIMIT_GRACE_S = 10.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class DirectCallError(PermanentError):
+    """A listener's task was called like a function, which has no message and so no conversation."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} is a listener and cannot be called like a function, as a direct call, "
+            "`map`, `starmap` and `chunks` do: there is no message that could be its conversation. "
+            f"Send one message for each payload: `group(signature({self.name!r}, (p,)) for p in "
+            "payloads)`, `send_task`, or `threadloom.inject_many`"
+        )
 
 
 class ListenerTask(celery.Task):  # type: ignore[type-arg]
@@ -70,6 +87,9 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Perform this message's turn; return the task's Celery result."""
+        if self.request.called_directly:
+            raise DirectCallError(self.name)
+        self.request.update(released=None)  # a header may have this name
         try:
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])
@@ -217,6 +237,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         except InvalidEnvelopeError as exc:
             huh = Huh.of(str(exc), args[0] if args else "")
             return Admitted.of(content_of(huh)), Fault(huh, str(exc))
+        except BaseException as exc:  # a payload class's own code may raise anything
+            # Its payload is not stored, so that a replay would have nothing to run with.
+            refusal = crash(exc, self.name, str(self.request.id), dead_letter=False)[0]
+            assert isinstance(refusal, Fault)
+            return Admitted.of(content_of(refusal.payload)), refusal
 
 
 def root_thread(conversation_id: str) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import chain, zip_longest
 from typing import Any
 
 from celery import bootsteps
@@ -253,6 +254,15 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
             runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)
 
 
+def by_turns(items: Iterable[Due]) -> Iterator[Due]:
+    """The items, one of each conversation at a time, so that none keeps the others waiting."""
+    groups: dict[str, list[Due]] = {}
+    for item in items:
+        groups.setdefault(item.conversation_id, []).append(item)
+    rounds = zip_longest(*groups.values())
+    return (item for item in chain.from_iterable(rounds) if item is not None)
+
+
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
     """Reclaim overdue items and publish the messages that follow; return how many were sent."""
     silent = canonical(content_of(timeout_fault()).element)
@@ -274,7 +284,7 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
             published += publisher.publish(publications)
 
-    for due in found:
+    for due in by_turns(found):
         runtime.set_aside.attempt(due.member, reclaim, due)
         if time.monotonic() > until:
             break
@@ -336,7 +346,7 @@ def _republish(
             published += publisher.publish([publication])
 
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in unbegun:
+    for due in by_turns(unbegun):
         attempted(republish, due)
         if time.monotonic() > until:
             break

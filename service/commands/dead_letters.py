@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
+from msgspec import to_builtins
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from threadloom import tasks
 from threadloom.config import PermanentError
 from threadloom.routing import parse_envelope
 from threadloom.routing.backends import SharedBackend
+from threadloom.routing.gate import Refused
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import DeadLetter
 from threadloom.service.commands.options import INVALID, AsJson, OrganismOption
@@ -77,17 +79,25 @@ def list_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the deliveries that failed for good, newest first."""
+    """List the deliveries that failed for good, and the messages that were refused."""
     with closing(running_registry(organism, os.environ)) as registry:
         position = _find(registry, before).position if before is not None else None
         # One more than is shown is read, to know whether there is another page.
         found = list(islice(_newest_first(registry, limit + 1, position), limit + 1))
+        refused = registry.refused()[:limit] if before is None else []
     page, more = found[:limit], len(found) > limit
     if as_json:
         last = page[-1].delivery.id if more else None
-        print_json({"dead_letters": [letter_data(each) for each in page], "next_before": last})
+        letters = [letter_data(each) for each in page]
+        put_aside = [to_builtins(each) for each in refused]
+        print_json({"dead_letters": letters, "next_before": last, "refused_messages": put_aside})
         return
     out = console()
+    if refused:
+        out.print(Text("messages that were refused, and are no deliveries", "dim"))
+        out.print(_refused_table(refused))
+    if not page and refused:
+        return
     if not page:
         out.print(Text("no dead letters" if before is None else "no older ones", "dim"))
         return
@@ -106,6 +116,10 @@ def show(
 ) -> None:
     """Show one dead letter: its place, its payload, and the error that its handler raised."""
     with closing(running_registry(organism, os.environ)) as registry:
+        refused = next((each for each in registry.refused() if each.id == delivery), None)
+        if refused is not None:
+            _print_refused(refused, as_json=as_json)
+            return
         letter = _find(registry, delivery)
         thread = registry.thread(letter.conversation_id, letter.delivery.thread_id)
         found = registry.conversation(letter.conversation_id)
@@ -172,6 +186,37 @@ def _table(page: list[DeadLetter]) -> Table:
     return table
 
 
+def _refused_table(refused: Sequence[Refused]) -> Table:
+    now_ms = time.time() * 1000
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.add_column("refused", no_wrap=True)
+    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("cause", no_wrap=True, overflow="ellipsis", ratio=3)
+    for each in refused:
+        age = duration(now_ms - each.at_ms)
+        table.add_row(Text(plain(each.id)), Text(plain(each.task)), age, error_text(each.cause))
+    return table
+
+
+def _print_refused(refused: Refused, *, as_json: bool) -> None:
+    if as_json:
+        print_json(to_builtins(refused))
+        return
+    when = datetime.fromtimestamp(refused.at_ms / 1000).astimezone()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("refused", Text(plain(refused.id), "bold"))
+    table.add_row("at", Text(f"{when:%Y-%m-%d %H:%M:%S %Z}"))
+    table.add_row("queue", Text(plain(refused.queue)))
+    table.add_row("task", Text(plain(refused.task)))
+    table.add_row("message", Text(plain(refused.message_id)))
+    table.add_row("cause", Text(plain(refused.cause), "red"))
+    table.add_row("began", Text(plain(refused.excerpt)))
+    console().print(table)
+
+
 def _print_letter(letter: DeadLetter, chain: list[str], status: str) -> None:
     delivery = letter.delivery
     failed = datetime.fromtimestamp(letter.at_ms / 1000).astimezone()
@@ -230,15 +275,21 @@ def drop(
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
 ) -> None:
-    """Delete dead letters; their conversations and logs are not changed."""
+    """Delete dead letters and refused messages; conversations and logs are not changed."""
     _check(deliveries, everything)
     with closing(running_registry(organism, os.environ)) as registry:
+        gone = [
+            each.id
+            for each in registry.refused()
+            if (everything or each.id in (deliveries or ())) and registry.drop_refused(each.id)
+        ]
+        rest = [name for name in deliveries or () if name not in gone]
 
         def forget(letter: DeadLetter) -> bool:
             return registry.drop(letter.conversation_id, letter.delivery.id)
 
-        done = _each(registry, deliveries, forget)
-    _tell(*done, what="dropped", as_json=as_json)
+        done, refused = _each(registry, rest, forget) if rest or everything else ([], {})
+    _tell(gone + done, refused, what="dropped", as_json=as_json)
 
 
 def _check(deliveries: list[str] | None, everything: bool) -> None:

@@ -21,7 +21,7 @@ from threadloom.routing.states import (
     ReleaseState,
     SkipReason,
 )
-from threadloom.routing.store import DEAD_LETTERS, MARGIN_MS
+from threadloom.routing.store import DEAD_LETTERS, MARGIN_MS, REFUSED
 
 SHARDS = 16
 
@@ -169,6 +169,7 @@ def lua_constants() -> dict[str, str]:
         "LARGE": LARGE,
         "RETENTION_MARGIN_MS": MARGIN_MS,
         "MOST_DEAD_LETTERS": DEAD_LETTERS,
+        "MOST_REFUSED": REFUSED,
     }
     return names | {name: str(value) for name, value in limits.items()}
 
