@@ -225,6 +225,9 @@ class WorkerStore(Protocol):
     def processes(self) -> int:
         """How many pool processes the workers have that are there now."""
 
+    def eviction_policy(self) -> str | None:
+        """By which policy the store drops rows when it is full; None if it drops none."""
+
 
 class DeadLetterStore(Protocol):
     """Deliveries that failed for good."""

@@ -30,6 +30,7 @@ from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests
 from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.pools import pool_fault, warn_of_eviction
 from threadloom.tasks.publisher import Publisher, now_ms
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
@@ -73,6 +74,9 @@ class RecoveryStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         runtime = runtime_of(worker.app)  # before the pool is forked
+        if fault := pool_fault(worker.pool_cls.__module__, runtime.backend):
+            logger.critical("worker.cannot_start reason=%s", fault)
+            raise SystemExit(EX_FAILURE)
         runtime.sends_events = bool(worker.task_events)
         worker_process_shutdown.connect(clear_outbox(runtime), weak=False)  # inherited by the pool
         runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
@@ -89,6 +93,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         runtime = runtime_of(worker.app)
         if self._cannot_read_registry(runtime) or self._loses_queues(worker, runtime):
             raise SystemExit(EX_FAILURE)
+        warn_of_eviction(runtime.backend)
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
         self._leases.start()

@@ -190,6 +190,7 @@ class ManagerBackend:
     expire = _remote(MemoryBackend.expire)
     announce = _remote(MemoryBackend.announce)
     processes = _remote(MemoryBackend.processes)
+    eviction_policy = _remote(MemoryBackend.eviction_policy)
     dead_letters = _remote(MemoryBackend.dead_letters)
     drop = _remote(MemoryBackend.drop)
     refuse = _remote(MemoryBackend.refuse)
