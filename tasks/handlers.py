@@ -66,6 +66,7 @@ def run_handler(
             returned = listener.handler(payload, meta)
             if type(returned) is not HandlerResponse and inspect.isawaitable(returned):
                 returned = _await(returned, runtime, limit)
+            return read_return(returned, system=listener.system)
     except (HandlerTimeout, SoftTimeLimitExceeded):
         logger.error(
             "handler.timeout listener=%s message_id=%s timeout_s=%s",
@@ -86,7 +87,6 @@ def run_handler(
         within = exc.__traceback__ and exc.__traceback__.tb_next  # the handler's own frames
         trace = told(traceback.format_exception(type(exc), exc, within))
         return (Fault(handler_fault(), trace, dead_letter=True),)
-    return read_return(returned, system=listener.system)
 
 
 def told(lines: Iterable[str]) -> str:

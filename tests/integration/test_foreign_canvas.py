@@ -110,6 +110,30 @@ def test_a_chain_goes_on_with_the_reply(
     assert Story(canvas.desk, result.parent.id).conversation.status == "completed"
 
 
+def test_fields_may_be_keywords(canvas: Canvas, label: str) -> None:
+    """As in any Celery signature; both a payload and keywords are refused, with what to do."""
+    adder = signature("calculator.add", kwargs={"a": 2, "b": 3}, app=canvas.app)
+    assert chain(adder, canvas.store(label)).apply_async().get(timeout=WAIT_S)
+    assert canvas.once("store", label)["got"]["payload"] == {"value": 5}
+    both = signature("calculator.add", args=[{"a": 2}], kwargs={"b": 3}, app=canvas.app)
+    with pytest.raises(ConversationError, match="or else the payload's fields as keywords"):
+        both.apply_async().get(timeout=WAIT_S)
+
+
+def test_a_listener_as_a_chords_body(canvas: Canvas, label: str) -> None:
+    """Its class takes the results in its one list field: of listeners, and of a foreign task."""
+    header = [
+        canvas.listener("calculator.add", {"a": 1, "b": 1}),
+        canvas.fetch({"value": 20}),
+        canvas.listener("calculator.add", {"a": 300}),
+    ]
+    result = chord(header, app=canvas.app)(canvas.listener("tally"))
+    assert result.get(timeout=WAIT_S)["payload"] == {"value": 322}
+    result = chord(header, app=canvas.app)(canvas.listener("clerk"))
+    with pytest.raises(ConversationError, match="a class with one list field"):
+        result.get(timeout=WAIT_S)
+
+
 @REPLIES
 def test_later_arguments_keep_their_types(
     canvas: Canvas, label: str, listener: str, payload: Any, reply: Any
