@@ -12,11 +12,10 @@ from threadloom.config.dotted import nearest
 from threadloom.config.secrets import described
 from threadloom.config.source import Place
 
-#: keys of DESIGN that are not implemented yet
+#: keys that the design names and that are not implemented yet
 _PLANNED_KEYS = frozenset(
     {"broadcast", "cpu_bound", "graphs", "max_concurrent", "peer_tables", "streams"}
 )
-_PLANNED_BACKENDS = frozenset({"manager"})
 
 _WORDS = {
     "missing": "is missing",
@@ -52,13 +51,10 @@ def problem_of(
     here = (*at, *_written(loc, raw))
     if error["type"] == "extra_forbidden":
         return here, unknown_key(str(loc[-1]), _section(model, loc[:-1]).model_fields)
-    given = error["input"]
-    if loc[-1:] == ("type",) and isinstance(given, str) and given in _PLANNED_BACKENDS:
-        return here, f"{given!r} is not supported yet"
     words = _WORDS.get(error["type"])
     if words is None:
         return here, error["msg"]
-    return here, words.format(**error.get("ctx", {}), input=described(given))
+    return here, words.format(**error.get("ctx", {}), input=described(error["input"]))
 
 
 def _written(loc: Place, raw: object) -> Place:

@@ -83,8 +83,9 @@ class DeliveryStore(Protocol):
         """Take a delivery to run it, for `lease_ms`.
 
         Nobody gets one while a lease on it lives. Each grant raises the attempt, which fences
-        the ones before. `published` says on the way what `published` below would, for a round
-        trip less; it is said although the delivery may be refused.
+        the ones before. `owner` names one turn: the same one that asks again, because an answer
+        was lost, gets the same grant. `published` says on the way what `published` below would,
+        for a round trip less; it is said although the delivery may be refused.
         """
 
     def commit(
@@ -123,6 +124,9 @@ class DeliveryStore(Protocol):
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
         """Extend the leases (conversation, turn) that `owner` holds; others are left.
 
+        An owner holds what its parts hold: `w/1` what was begun by `w/1/a`, and `w` that, too.
+        Nothing of a conversation that is gone is made again.
+
         A turn is named by the delivery that it began with; its lease is on the one it has come to.
 
         It counts as activity: a turn may last longer than the retention.
@@ -134,21 +138,23 @@ class DeliveryStore(Protocol):
         """Give up `owner`'s lease because its turn is over without a commit.
 
         `delivery_id` is the one that the turn began with. Returns the message to publish for the
-        next attempt, or None if it was not leased to `owner` any more. `reason` (`timeout`, `lost`)
-        is shown to the next attempt.
+        next attempt, or None if it was not leased to `owner` (or a part of it, as for `renew`) any
+        more. Repeated before the message was published, it returns it again. `reason` (`timeout`,
+        `lost`) is shown to the next attempt.
         """
 
     def answer(self, conversation_id: str, wait_id: str, delivery: Delivery) -> Publication | None:
         """Turn a wait into a delivery of its input; None if it was answered before.
 
-        `delivery.id` equals `wait_id`. Raises UnknownConversationError.
+        Where an answer was lost, the sweep publishes the message. `delivery.id` equals
+        `wait_id`. Raises UnknownConversationError.
         """
 
     def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
         """End a conversation now: nothing of it runs any more. None if it had ended.
 
         `ending.status` is KILLED: any other lets what is in flight go on. Returns the message
-        that tells whoever injected it.
+        that tells whoever injected it. Where an answer was lost, the sweep publishes it.
         """
 
 
@@ -219,9 +225,10 @@ class DeadLetterStore(Protocol):
         """Run a dead letter again, with all its retries; None if it is none.
 
         A conversation that ended with an error goes on, until it ends again; whoever injected
-        it is told again. But not for a delivery in a branch that was answered since: its own
-        answer is late. None also if nothing of it can count: its conversation was killed, a
-        join around it has fired without it, or its thread was forgotten.
+        it is told again. Where an answer was lost, the sweep publishes the message. But not for
+        a delivery in a branch that was answered since: its own answer is late. None also if
+        nothing of it can count: its conversation was killed, a join around it has fired without
+        it, or its thread was forgotten.
         """
 
 

@@ -13,12 +13,10 @@ import random
 import time
 from collections.abc import Callable
 from traceback import format_exception_only
-from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from threadloom.config import RegistryUnavailableError
 from threadloom.primitives import SystemCall
 from threadloom.routing import (
     ContextBuffer,
@@ -36,6 +34,7 @@ from threadloom.routing.faults import handler_fault, timeout_fault
 from threadloom.routing.records import (
     Beginning,
     Begun,
+    CommitResult,
     Committed,
     Delivery,
     Ending,
@@ -51,15 +50,12 @@ from threadloom.routing.records import (
 from threadloom.routing.states import Abandonment, SkipReason
 from threadloom.tasks.handlers import HandlerTimeout, run_handler, time_limit, told
 from threadloom.tasks.hop_events import HopEvents
+from threadloom.tasks.patience import PATIENCE_S, patiently
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-#: seconds for which a worker retries a registry that does not answer before it gives up a delivery
-REGISTRY_PATIENCE_S = 60.0
-_RETRY_S = 0.25
 #: seconds to prepare what a handler has returned, if it has used up its own time
 LEAST_PLANNING_S = 1.0
 
@@ -87,12 +83,13 @@ class _CurrentTurn:
         native: bool,
         limit_s: float,
         until: float | None,
+        owner: str,
     ) -> None:
         self._runtime = runtime
         self._limit_s = limit_s
         slice_s = runtime.organism.local_slice_ms / 1000
         self._until = time.monotonic() + slice_s if until is None else until
-        self._base = Turn(frame.delivery.id, runtime.owner, runtime.lease_ms)
+        self._base = Turn(frame.delivery.id, owner, runtime.lease_ms)
         self._going_on = replace(self._base, within_s=limit_s)
         self.root_id = root_id
         #: whether the injector gets the conversation's value by this task returning it
@@ -104,7 +101,7 @@ class _CurrentTurn:
             return self._going_on
         if not delivery.opens_branch:
             return self._base
-        return replace(self._base, lanes=patiently(self._runtime.lanes))
+        return replace(self._base, lanes=patiently(self._runtime.lanes, self._runtime))
 
 
 class Deliverer:
@@ -124,7 +121,7 @@ class Deliverer:
 
     def deliver(
         self,
-        beginning: Callable[[], Beginning],
+        beginning: Callable[[str], Beginning],
         *,
         root_id: str,
         native: bool,
@@ -136,14 +133,15 @@ class Deliverer:
     ) -> Outcome:
         """Perform a message's turn: its delivery, and those that follow within the time slice.
 
-        `beginning` asks the registry for it. `native`: this message carries the injector's own
-        canvas, so the conversation's value may be handed over by returning it. `refusal` is
-        told instead of running the handler. `limit_s`: the longest time that a handler may have
-        before the pool would end the process; `hops` is told of every delivery that
-        has no message, as the first one usually `has_message`. `until`: monotonic s at which the
-        turn's slice is over, if it began before.
+        `beginning` asks the registry for it, in the name of the turn. `native`: this message
+        carries the injector's own canvas, so the conversation's value may be handed over by
+        returning it. `refusal` is told instead of running the handler. `limit_s`: the longest
+        time that a handler may have before the pool would end the process; `hops` is told of
+        every delivery that has no message, as the first one usually `has_message`. `until`:
+        monotonic s at which the turn's slice is over, if it began before.
         """
-        begun = patiently(beginning)
+        owner = self._runtime.new_turn()
+        begun = patiently(lambda: beginning(owner), self._runtime, patience_s=PATIENCE_S)
         if isinstance(begun, Release):
             return Outcome(begun.ending)
         if isinstance(begun, Skip):
@@ -153,7 +151,13 @@ class Deliverer:
             return Outcome(summary=begun.reason, skipped=True)
         assert isinstance(begun, Begun)
         turn = _CurrentTurn(
-            self._runtime, begun.frame, root_id=root_id, native=native, limit_s=limit_s, until=until
+            self._runtime,
+            begun.frame,
+            root_id=root_id,
+            native=native,
+            limit_s=limit_s,
+            until=until,
+            owner=owner,
         )
         began = time.time()
         first, following = self._carry_out(begun.frame, turn, refusal)
@@ -254,7 +258,8 @@ class Deliverer:
                 attempt=frame.attempt,
                 delay_ms=delay_ms,
                 reason=reason,
-            )
+            ),
+            self._runtime,
         )
         self._publisher.publish(released or (), clear_later=True)
         return Outcome(summary=reason)
@@ -307,10 +312,14 @@ class Deliverer:
     ) -> tuple[Committed | None, Transition]:
         over_limit = label_taken = False
         commit, published = self._runtime.backend.commit, self._runtime.take_uncleared()
-        now = turn.now(frame.delivery)
+
+        def told(transition: Transition) -> CommitResult:
+            # The turn's slice may be over when the registry answers again.
+            return commit(transition, turn=turn.now(frame.delivery), published=published)
+
         while True:
             transition = self._plan(actions, frame, over_limit, label_taken, left_s)
-            result = patiently(lambda t=transition: commit(t, turn=now, published=published))  # type: ignore[misc]
+            result = patiently(lambda t=transition: told(t), self._runtime)  # type: ignore[misc]
             if isinstance(result, Committed):
                 return result, transition
             if isinstance(result, Fenced):
@@ -329,24 +338,6 @@ def _unusable(exc: Exception, frame: Frame) -> Actions:
     logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
     note = told(["what the handler returned cannot be sent: ", *format_exception_only(exc)])
     return (Fault(handler_fault(), note, dead_letter=True),)
-
-
-def patiently(operation: Callable[[], R]) -> R:
-    """Return the operation's result, repeating it until the registry answers.
-
-    Every operation of the registry may be repeated. A worker that has run a handler waits here
-    so that the handler's response is not lost. Raises RegistryUnavailableError after
-    REGISTRY_PATIENCE_S; the message is then requeued.
-    """
-    give_up = time.monotonic() + REGISTRY_PATIENCE_S
-    while True:
-        try:
-            return operation()
-        except RegistryUnavailableError as exc:
-            if time.monotonic() > give_up:
-                raise
-            logger.warning("registry.unavailable retry_s=%s reason=%s", _RETRY_S, exc)
-            time.sleep(_RETRY_S)  # before the next try at a server that does not answer
 
 
 def _summary(transition: Transition) -> str:

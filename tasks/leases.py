@@ -7,7 +7,6 @@ a warm shutdown, when the pool is drained. A stopped or killed process renews no
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -15,12 +14,10 @@ from collections.abc import Iterable
 from celery.worker import state
 from celery.worker.request import Request
 
-from threadloom.config import RegistryUnavailableError
 from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Runtime
-
-logger = logging.getLogger(__name__)
+from threadloom.tasks.unfailing import attempted, unfailing
 
 #: renewals within one lease time, so that a lease survives a failed renewal
 RENEWALS_PER_LEASE = 3
@@ -43,22 +40,28 @@ class LeaseKeeper:
         self._finishing.set()
 
     def _keep(self) -> None:
+        renew_all = unfailing(renew)
         while not self._finishing.wait(self._renew_s):
-            renew(self._runtime, _deliveries())
+            renew_all(self._runtime, _deliveries())
         while running := _deliveries():
-            renew(self._runtime, running)
+            renew_all(self._runtime, running)
             time.sleep(self._renew_s)
 
 
 def renew(runtime: Runtime, requests: Iterable[Request]) -> None:
-    """Extend the leases of these deliveries; those that this worker does not hold are left."""
-    leases = [turn for request in requests for turn in turns_of(request)]
-    if not leases:
-        return
-    try:
-        runtime.backend.renew(leases, owner=runtime.owner, lease_ms=runtime.lease_ms)
-    except RegistryUnavailableError as exc:
-        logger.warning("leases.not_renewed count=%d reason=%s", len(leases), exc)
+    """Extend the leases of these deliveries that the processes which run them hold.
+
+    Another process's lease on a conversation of the same message is left to that one. A message
+    that no process is known to have begun may have been given to any of this worker's.
+    """
+    leases: dict[str, list[tuple[str, str]]] = {}
+    for request in requests:
+        pid = request.worker_pid
+        owner = runtime.owner if pid is None else runtime.process(pid)
+        attempted(lambda r=request, o=owner: leases.setdefault(o, []).extend(turns_of(r)))  # type: ignore[misc]
+    for owner, turns in leases.items():
+        if turns:
+            attempted(runtime.backend.renew, turns, owner=owner, lease_ms=runtime.lease_ms)
 
 
 def listener_requests(*known: Iterable[Request]) -> set[Request]:

@@ -7,6 +7,7 @@ the registry under the message's id).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,8 +15,9 @@ from typing import Any
 
 import celery
 from celery import Celery
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
+from threadloom.config import RegistryUnavailableError
 from threadloom.routing import (
     Admitted,
     ConversationError,
@@ -32,8 +34,10 @@ from threadloom.routing.records import Beginning
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome
 from threadloom.tasks.hop_events import HopEvents
-from threadloom.tasks.releases import value_of
+from threadloom.tasks.releases import note_release, value_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
+
+logger = logging.getLogger(__name__)
 
 #: the sender's name of messages from outside that are not authenticated
 EXTERNAL = "external"
@@ -70,6 +74,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])
             return self._run_one(args, kwargs)
+        except RegistryUnavailableError as exc:
+            # The registry knows of no ending, so none is stored: the message goes back into its
+            # queue, and whoever gets it next asks again.
+            logger.warning("message.handed_back message_id=%s reason=%s", self.request.id, exc)
+            raise Reject(str(exc), requeue=True) from exc
         finally:
             if self._hops is not None:
                 self._hops.flush()
@@ -153,16 +162,16 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         conversation = getattr(self.request, "released", None)
         if conversation is not None:
             self.runtime.reached(Point.RETURNED, None)
-            self.runtime.backend.released(conversation)
+            note_release(conversation, self.runtime)
 
     def _claimed(self, conversation_id: str, delivery_id: str) -> Any:
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
-        def begin() -> Beginning:
+        def begin(owner: str) -> Beginning:
             return runtime.backend.begin(
                 conversation_id,
                 delivery_id,
-                owner=runtime.owner,
+                owner=owner,
                 lease_ms=runtime.lease_ms,
                 published=published,
             )
@@ -184,9 +193,9 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
 
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
-        def begin() -> Beginning:
+        def begin(owner: str) -> Beginning:
             return runtime.backend.open_and_begin(
-                opening, owner=runtime.owner, lease_ms=runtime.lease_ms, published=published
+                opening, owner=owner, lease_ms=runtime.lease_ms, published=published
             )
 
         return begin, refusal

@@ -5,6 +5,9 @@ that it passed to the process, not the further deliveries of the turn. So each p
 its pid and the deadline of its current delivery into memory that it shares with the main process
 (both were forked from it). The main process reads it twice a second, and ends a late process just
 as Celery ends one whose task is late.
+
+A process that has something to tell a registry that does not answer is spared: it asks again and
+again, and says so here.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any
 
 from billiard import current_process
 
-#: the entry of one process: its pid, and the monotonic s of its deadline; 0: no deadline
-_ENTRY = struct.Struct("qd")
+#: the entry of one process: its pid, the monotonic s of its deadline (0: no deadline), and the
+#: monotonic s until which it is spared
+_ENTRY = struct.Struct("qdd")
 #: number of entries, more than a worker has pool processes
 _ENTRIES = 1024
 
@@ -32,14 +36,50 @@ class OvertimeBoard:
 
     def expect(self, within_s: float | None) -> None:
         """Called by a pool process: set its deadline to `within_s` from now; None: no deadline."""
-        late_at = time.monotonic() + within_s if within_s else 0.0
-        position = getattr(current_process(), "index", os.getpid()) % _ENTRIES
-        _ENTRY.pack_into(self._board, position * _ENTRY.size, os.getpid(), late_at)
+        self._write(late_at=time.monotonic() + within_s if within_s else 0.0, spared_until=0.0)
+
+    def spare(self, for_s: float) -> None:
+        """Called by a pool process that waits for the registry: it is not ended for `for_s`."""
+        pid, late_at, _ = _ENTRY.unpack_from(self._board, self._position())
+        self._write(
+            late_at=late_at if pid == os.getpid() else 0.0, spared_until=time.monotonic() + for_s
+        )
+
+    def _write(self, *, late_at: float, spared_until: float) -> None:
+        _ENTRY.pack_into(self._board, self._position(), os.getpid(), late_at, spared_until)
+
+    @staticmethod
+    def _position() -> int:
+        index: int = getattr(current_process(), "index", os.getpid())
+        return index % _ENTRIES * _ENTRY.size
 
     def late(self) -> set[int]:
-        """Return the pids of the processes whose deadline has passed."""
+        """Return the pids of the processes whose deadline has passed, and that are not spared."""
         now = time.monotonic()
-        return {pid for pid, late_at in _ENTRY.iter_unpack(self._board[:]) if 0 < late_at < now}
+        return {
+            pid
+            for pid, late_at, spared_until in _ENTRY.iter_unpack(self._board[:])
+            if 0 < late_at < now and spared_until < now
+        }
+
+    def spared_s(self, pid: int | None) -> float:
+        """Return for how many seconds the process is spared yet; 0 or less: it is not."""
+        until = (until for each, _, until in _ENTRY.iter_unpack(self._board[:]) if each == pid)
+        return max(until, default=0.0) - time.monotonic()
+
+    def spare_from_hard_limit(self, worker: Any) -> None:
+        """Called by the main process: have Celery's own hard limit, too, wait for who is spared."""
+        pool = worker.pool._pool
+        end = pool.on_hard_timeout
+
+        def end_unless_spared(job: Any) -> None:
+            spared_s = self.spared_s(job._worker_pid)
+            if spared_s > 0 and not job.ready():
+                worker.timer.call_after(spared_s, end_unless_spared, (job,))
+                return
+            end(job)
+
+        pool.on_hard_timeout = end_unless_spared
 
     def end_late(self, worker: Any, requests: Iterable[Any]) -> None:
         """Called by the main process: end each late process as Celery ends one with a late task."""

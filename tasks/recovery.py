@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 from celery import bootsteps
 from celery.platforms import EX_FAILURE
+from celery.signals import worker_process_shutdown
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -33,6 +34,7 @@ from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import Unacknowledged
+from threadloom.tasks.unfailing import attempted, unfailing
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         super().__init__(worker, **kwargs)
         runtime = runtime_of(worker.app)  # before the pool is forked
         runtime.sends_events = bool(worker.task_events)
+        worker_process_shutdown.connect(clear_outbox(runtime), weak=False)  # inherited by the pool
         runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
         self._entries: list[Any] = []
         self._sweeps = 0
@@ -90,23 +93,29 @@ class RecoveryStep(bootsteps.StartStopStep):
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
         self._entries = [
-            worker.timer.call_repeatedly(SWEEP_S, self._sweep, (worker, runtime, publisher)),
-            worker.timer.call_repeatedly(POOL_LOOK_S, self._look_at_pool, (worker, runtime)),
-            worker.timer.call_repeatedly(CLAIM_S, self._renew_claims, (worker, runtime)),
+            worker.timer.call_repeatedly(every_s, unfailing(step), args)
+            for every_s, step, args in (
+                (SWEEP_S, self._sweep, (worker, runtime, publisher)),
+                (POOL_LOOK_S, self._look_at_pool, (worker, runtime)),
+                (CLAIM_S, self._renew_claims, (worker, runtime)),
+            )
         ]
+        if runtime.overtime is not None:
+            runtime.overtime.spare_from_hard_limit(worker)
 
     def stop(self, worker: Any) -> None:
         for entry in self._entries:
             entry.cancel()
         self._entries = []
         self._unacknowledged.close()
+        clear_outbox(runtime_of(worker.app))()  # of a pool that is this process
         if self._leases is not None:
             self._leases.finish()  # next the pool is drained, which lasts until its handlers end
 
     @staticmethod
     def _look_at_pool(worker: Any, runtime: Runtime) -> None:
         if runtime.overtime is not None:
-            runtime.overtime.end_late(worker, state.active_requests)
+            attempted(runtime.overtime.end_late, worker, state.active_requests)
         worker.pool.maintain_pool()
 
     @staticmethod
@@ -159,10 +168,10 @@ class RecoveryStep(bootsteps.StartStopStep):
                 return
             self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
-            vouch_for(waiting, runtime)
-            sweep(runtime, publisher)
+            attempted(vouch_for, waiting, runtime)
+            attempted(sweep, runtime, publisher)
             if self._sweeps % EXPIRE_EVERY == 0:
-                runtime.backend.expire(limit=SWEEP_LIMIT)
+                attempted(runtime.backend.expire, limit=SWEEP_LIMIT)
         except RegistryUnavailableError as exc:
             self._away = True
             logger.warning("sweep.skipped reason=%s", exc)
@@ -192,6 +201,20 @@ class RecoveryStep(bootsteps.StartStopStep):
             self._away = False
             self._rest_until = answered + lease_s
         return answered < self._rest_until
+
+
+def clear_outbox(runtime: Runtime) -> Callable[..., None]:
+    """Return a function that clears what this process has published before the process ends.
+
+    Else the sweep would publish again what nobody has begun yet: nearly everything in a long
+    queue, where each process runs only one task (`--max-tasks-per-child 1`).
+    """
+
+    def clear(**_signal: object) -> None:
+        for conversation, deliveries in runtime.take_uncleared().items():
+            runtime.backend.published(conversation, deliveries)
+
+    return unfailing(clear)
 
 
 def processes_of(worker: Any) -> int:
@@ -233,13 +256,26 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
     """Reclaim overdue items and publish the messages that follow; return how many were sent."""
     silent = canonical(content_of(timeout_fault()).element)
-    published = republish_lost(runtime, publisher)
+    published = 0
+
+    def republish() -> None:
+        nonlocal published
+        published += republish_lost(runtime, publisher)
+
+    attempted(republish)
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in runtime.backend.due(limit=SWEEP_LIMIT):
+    found = runtime.backend.due(limit=SWEEP_LIMIT + len(runtime.set_aside))
+    runtime.set_aside.forget_absent({due.member for due in found})
+
+    def reclaim(due: Due) -> None:
+        nonlocal published
         publications = runtime.backend.reclaim(due, retry_in_ms=RETRY_IN_MS, silent_branch=silent)
         if publications:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
             published += publisher.publish(publications)
+
+    for due in found:
+        runtime.set_aside.attempt(due.member, reclaim, due)
         if time.monotonic() > until:
             break
     return published
@@ -291,12 +327,17 @@ def _republish(
 ) -> int:
     """Publish again the messages of these queues that are old enough; return how many."""
     published = 0
-    until = time.monotonic() + SWEEP_BUDGET_S
-    for due in unbegun:
+
+    def republish(due: Due) -> None:
+        nonlocal published
         publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
         if publication is not None and runtime.organism.queue_of(publication.to) in queues:
             logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
             published += publisher.publish([publication])
+
+    until = time.monotonic() + SWEEP_BUDGET_S
+    for due in unbegun:
+        attempted(republish, due)
         if time.monotonic() > until:
             break
     return published

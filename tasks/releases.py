@@ -12,6 +12,7 @@ from threadloom.config import RegistryUnavailableError
 from threadloom.routing import ConversationError
 from threadloom.routing.records import Ending
 from threadloom.routing.states import ConversationStatus
+from threadloom.tasks.patience import patiently
 from threadloom.tasks.runtime import Point, Runtime
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def value_of(ending: Ending) -> Any:
 def hand_over(task: Task[Any, Any], conversation_id: str, ending: Ending, runtime: Runtime) -> None:
     """Store the result of a conversation that has no message, as Celery does for a task.
 
-    If the result store or the registry does not answer, the sweep repeats the release.
+    If the result store does not answer, the sweep repeats the release.
     """
     request = Context(
         id=conversation_id, root_id=conversation_id, task=task.name, hostname=task.request.hostname
@@ -42,7 +43,16 @@ def hand_over(task: Task[Any, Any], conversation_id: str, ending: Ending, runtim
         logger.warning("result.not_stored conversation=%s reason=%r", conversation_id, exc)
         return
     runtime.reached(Point.RETURNED, None)
+    note_release(conversation_id, runtime)
+
+
+def note_release(conversation_id: str, runtime: Runtime) -> None:
+    """Note in the registry that the injector was told, so that nobody tells it again.
+
+    Waits for a registry that does not answer. If this process ends before, the sweep repeats the
+    release.
+    """
     try:
-        runtime.backend.released(conversation_id)
+        patiently(lambda: runtime.backend.released(conversation_id), runtime)
     except RegistryUnavailableError as exc:
         logger.warning("release.not_noted conversation=%s reason=%s", conversation_id, exc)

@@ -29,10 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 def turns_of(request: Request) -> list[tuple[str, str]]:
-    """The runs that a message may begin: conversation, and the delivery that each begins with."""
+    """Return the turns that a message may begin: each one's conversation and first delivery."""
     kwargs = request.kwargs or {}
     if TOGETHER in kwargs:
-        return [(conversation, conversation) for conversation in kwargs[TOGETHER]]
+        together = kwargs[TOGETHER]  # a sender may have put anything there
+        ids = together if isinstance(together, list) else []
+        return [(each, each) for each in ids if isinstance(each, str)]
     return [(str(kwargs.get(CONVERSATION) or request.id), str(request.id))]
 
 
@@ -114,7 +116,7 @@ class DeliveryRequest(Request):
             return None  # the pool reports a timeout twice; `on_timeout` follows and handles it
         if isinstance(exc, WorkerLostError | SystemExit):
             # Celery requeues the message itself (reject_on_worker_lost): nothing to publish.
-            self._abandon(Abandonment.LOST)
+            self._give_up(Abandonment.LOST)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
@@ -124,22 +126,36 @@ class DeliveryRequest(Request):
         # has not yet decided who gets the error and whether the conversation ends with it.
         task_ready(self)
         logger.error("delivery.hard_timeout message_id=%s timeout_s=%s", self.id, timeout)
+        given_up = self._give_up(Abandonment.TIMEOUT)
         publisher = Publisher(self.task.app, runtime_of(self.task.app))
-        for publication in self._abandon(Abandonment.TIMEOUT):
+        for publication in given_up or ():
             publisher.publish([publication], root_id=self.root_id)
         self.send_event("task-failed", exception=repr(TimeLimitExceeded(timeout)), traceback="")
+        if given_up is None:
+            # The registry may not know of the message, and whoever gets it next asks again.
+            return self.reject(requeue=True)
         return self.acknowledge()
 
-    def _abandon(self, reason: str) -> list[Publication]:
-        """Give up the leases of the lost process; return the messages to publish for it."""
-        runtime = runtime_of(self.task.app)
+    def _give_up(self, reason: str) -> list[Publication] | None:
+        """Give up the lease of the lost process; return the messages to publish for it.
+
+        None if the registry does not answer, or does not know the conversation: the message is
+        then all that there is of it.
+        """
+        runtime, turns = runtime_of(self.task.app), turns_of(self)
+        if self.worker_pid is None:  # it was lost before it was known to begin anything
+            return None
+        owner = runtime.process(self.worker_pid)
         try:
             given_up = [
-                runtime.backend.abandon(conversation, turn, owner=runtime.owner, reason=reason)
-                for conversation, turn in turns_of(self)
+                runtime.backend.abandon(conversation, turn, owner=owner, reason=reason)
+                for conversation, turn in turns
             ]
+            is_known = any(given_up) or all(
+                runtime.backend.conversation(conversation) for conversation, _ in turns[:1]
+            )
         except RegistryUnavailableError as exc:
             # The lease expires by itself, and then the sweep reclaims the delivery.
             logger.warning("lease.not_given_up message_id=%s reason=%s", self.id, exc)
-            return []
-        return [publication for publication in given_up if publication is not None]
+            return None
+        return [each for each in given_up if each is not None] if is_known else None

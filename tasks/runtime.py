@@ -22,6 +22,7 @@ from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Delivery
 from threadloom.routing.store import Published
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.unfailing import SetAside
 
 #: ms without renewal after which a lease expires and its delivery is taken over
 LEASE_MS = 4_000
@@ -79,6 +80,8 @@ class Runtime:
     overtime: OvertimeBoard | None = field(default=None, repr=False)
     #: queue to the publishing time of the newest message that this worker received, ms since 1970
     newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
+    #: overdue items that could not be reclaimed or published
+    set_aside: SetAside = field(default_factory=SetAside, repr=False)
     #: conversation to its deliveries that are published and not yet cleared from the outbox
     _uncleared: dict[str, list[str]] = field(default_factory=dict, repr=False)
     #: the number of lanes of one fan-out, and the monotonic s at which it was determined
@@ -87,6 +90,14 @@ class Runtime:
     #: the event loop of each thread, with the pid of the process that made it
     _runners: threading.local = field(default_factory=threading.local, repr=False)
     _format_is_known: bool = field(default=False, repr=False)
+
+    def process(self, pid: int | str) -> str:
+        """Name one of this worker's processes as the owner of the leases of its turns."""
+        return f"{self.owner}/{pid}"
+
+    def new_turn(self) -> str:
+        """Name a turn of this process as the owner of its leases."""
+        return f"{self.process(os.getpid())}/{os.urandom(4).hex()}"
 
     def require_format(self) -> None:
         """Check, once, that this version of Threadloom can work with the registry.

@@ -90,11 +90,51 @@ def test_what_the_registry_does_not_know_is_skipped(story: Story, delivery_id: s
 
 
 def test_a_live_lease_is_respected(story: Story) -> None:
-    """A duplicate message finds it leased: from another worker, and from the same one."""
-    story.start()
+    """A duplicate message finds it leased: in another worker, and in the same one."""
+    story.owner = "worker-1/7"
+    frame = story.start()
+    assert story.try_begin(story.id, owner="worker-1/7/b") == Skip("leased")
     assert story.try_begin(story.id, owner="worker-2") == Skip("leased")
     assert story.try_begin(story.id, owner="worker-2", lost=True) == Skip("leased")
-    assert story.try_begin(story.id) == Skip("leased")
+    assert story.commit(frame, ending=DONE).release == DONE
+
+
+def test_a_turn_that_asks_again_gets_the_same_grant(story: Story) -> None:
+    """The answer to its first question was lost: no attempt is, nor why the one before ended."""
+    story.start()
+    story.backend.abandon(story.id, story.id, owner=story.owner, reason="timeout")
+    frame = story.begin(story.id, owner="worker-2/3/a", lease_ms=1)
+    again = story.begin(story.id, owner="worker-2/3/a")
+    assert again == frame
+    assert (again.attempt, again.abandoned) == (2, "timeout")
+    assert story.events("abandoned") == ["timeout"]
+    assert story.try_begin(story.id, owner="worker-2/3/b") == Skip("leased")
+    opening = story.opening()
+    opened = story.backend.open_and_begin(opening, owner="worker-2/3/a", lease_ms=LONG_MS)
+    assert opened == Begun(frame)
+    assert story.commit(frame, ending=DONE).release == DONE
+
+
+def test_a_worker_holds_what_its_processes_hold_and_they_what_their_turns_do(
+    bench: Bench, story: Story
+) -> None:
+    """A lost process gives up its own lease, not its neighbour's; a worker renews all of them."""
+    other = Story(story.backend, id=f"{story.id}-other")
+    for each, process in ((story, "7"), (other, "70")):
+        each.backend.open(each.opening())
+        each.begin(each.id, owner=f"worker-1/{process}/a", lease_ms=1)
+        assert each.backend.abandon(each.id, each.id, owner="worker-1/7/", reason="lost") is None
+    assert other.backend.abandon(other.id, other.id, owner="worker-1/7", reason="lost") is None
+    leases = [(each.id, each.id) for each in (story, other)]
+    story.backend.renew(leases, owner="worker-1", lease_ms=LONG_MS)
+    assert [d.conversation_id for d in story.backend.due(limit=9)] == []
+    lost = story.backend.abandon(story.id, story.id, owner="worker-1/7", reason="lost")
+    assert lost is not None
+    assert story.backend.abandon(story.id, story.id, owner="worker-1/7", reason="lost") == lost
+    assert story.events("abandoned") == ["lost"]
+    assert story.backend.abandon(story.id, story.id, owner="worker-2", reason="lost") is None
+    story.backend.published(story.id, [story.id])
+    assert story.backend.abandon(story.id, story.id, owner="worker-1/7", reason="lost") is None
 
 
 def test_what_a_lost_process_ran_is_free_at_once(story: Story) -> None:
@@ -141,6 +181,7 @@ def test_an_abandoned_run_is_told_to_the_next_one(story: Story) -> None:
     assert again is not None
     assert again.id == story.id
     assert story.backend.abandon(story.id, story.id, owner=story.owner, reason="lost") is None
+    assert story.backend.abandon(story.id, story.id, owner="worker-2", reason="timeout") is None
     frame = story.begin(story.id, owner="worker-2")
     assert (frame.attempt, frame.abandoned) == (2, "timeout")
     assert story.events("abandoned") == ["timeout"]
@@ -300,6 +341,7 @@ def test_the_value_is_handed_over_once(bench: Bench, story: Story) -> None:
     story.commit(frame, ending=DONE)
     release = story.try_begin(story.id, lease_ms=5)
     assert release == Release(DONE, 1)
+    assert story.try_begin(story.id, lease_ms=5) == release, "its answer may have been lost"
     bench.late(story.id, "r")
     assert story.try_begin(story.id, owner="worker-2") == Release(DONE, 2)
     assert story.try_begin(story.id, owner="worker-3") == Skip("leased")
@@ -396,7 +438,7 @@ def test_a_conversation_killed_before_its_first_delivery_ran_still_answers(story
     story.backend.open(story.opening())
     story.backend.kill(story.id, KILLED)
     assert story.try_begin(story.id) == Release(KILLED, 1)
-    assert story.try_begin(story.id) == Skip("leased")
+    assert story.try_begin(story.id, owner="worker-2") == Skip("leased")
 
 
 def test_an_ended_or_unknown_conversation_cannot_be_killed(backend: SharedBackend) -> None:

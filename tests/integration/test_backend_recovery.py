@@ -418,3 +418,20 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path, redis_server: Embe
         with pytest.raises(RegistryUnavailableError):
             call()
     backend.close()
+
+
+def test_renewing_makes_nothing_again_of_a_conversation_that_is_gone(
+    redis_client: redis.Redis,
+) -> None:
+    """Redis has evicted its row: what renews, gives up or retries leaves it gone, without error."""
+    backend = RedisBackend(redis_client, organism="desk")
+    story = Story(backend, id="evicted")
+    frame = story.start()
+    [row] = redis_client.keys("tl:desk:*:conversation:evicted")
+    redis_client.delete(row)
+    before = sorted(redis_client.keys("*"))
+    backend.renew([(story.id, story.id)], owner=story.owner, lease_ms=LONG_MS)
+    assert backend.abandon(story.id, story.id, owner=story.owner, reason="lost") is None
+    assert backend.retry(story.id, story.id, attempt=frame.attempt, delay_ms=1, reason="") is None
+    backend.released(story.id)
+    assert sorted(redis_client.keys("*")) == before

@@ -238,12 +238,12 @@ def test_what_was_published_is_said_on_the_way_to_the_next_begin(story: Story) -
         "conversations": 4, "due": due - 1, "sent": 1, "dead_letters": 0,
     }  # fmt: skip
     refused = story.backend.begin(
-        story.id, "d1", owner="w", lease_ms=LONG_MS, published={others[1].id: [others[1].id]}
+        story.id, "d1", owner="v", lease_ms=LONG_MS, published={others[1].id: [others[1].id]}
     )
     assert refused == Skip("leased")
     opening = Story(story.backend, id=f"{story.id}-new").opening()
     opened = story.backend.open_and_begin(
-        opening, owner="w", lease_ms=LONG_MS, published={others[2].id: [others[2].id]}
+        opening, owner="v", lease_ms=LONG_MS, published={others[2].id: [others[2].id]}
     )
     assert isinstance(opened, Begun)
     assert story.backend.stats()["sent"] == 3

@@ -1,4 +1,6 @@
-"""The settings an organism runs with: per broker, the user's on top, and what nobody may change."""
+"""The Celery settings of an organism: each broker's own, the user's over them, and those that
+are fixed.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,12 @@ def settings(scheduling: str = "breadth-first", **celery: Any) -> dict[str, Any]
     ],
 )
 def test_the_broker_is_told_by_its_url(url: Any, expected: bool) -> None:
-    """Celery's schemes; the first one counts where several are given."""
+    """The broker's kind follows from Celery's URL scheme; of several URLs the first one decides."""
     assert is_rabbitmq(url) is expected
 
 
 def test_registry_and_results_stay_on_redis() -> None:
-    """Whatever the broker is."""
+    """The registry and the results stay on Redis, whatever the broker is."""
     on_redis, on_rabbitmq = settings(), settings(broker_url=AMQP_URL)
     assert on_redis["broker_url"] == on_redis["result_backend"] == REDIS_URL
     assert (on_rabbitmq["broker_url"], on_rabbitmq["result_backend"]) == (AMQP_URL, REDIS_URL)
@@ -64,7 +66,9 @@ def test_each_broker_gets_its_own_options_and_no_others() -> None:
 
 
 def test_our_workers_hand_out_again_only_what_was_ours() -> None:
-    """On a broker shared with other apps, whose tasks may run for longer than our time-out."""
+    """Other apps may share the broker, and their tasks may run longer than our visibility
+    timeout.
+    """
     keys = {
         settings()["broker_transport_options"][name]
         for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key")
@@ -74,7 +78,9 @@ def test_our_workers_hand_out_again_only_what_was_ours() -> None:
 
 
 def test_the_users_transport_options_are_merged() -> None:
-    """Theirs win, one by one; what they do not name stays."""
+    """The user's options win one by one; the options that the user does not name keep our
+    values.
+    """
     given = {"read_timeout": 60, "client_properties": {"connection_name": "desk"}}
     found = settings(broker_url=AMQP_URL, broker_transport_options=given)
     assert found["broker_transport_options"] == {
@@ -84,7 +90,7 @@ def test_the_users_transport_options_are_merged() -> None:
 
 
 def test_other_settings_of_the_user_win() -> None:
-    """As a whole."""
+    """Every other setting of the user replaces ours as a whole."""
     assert settings(broker_url=AMQP_URL, broker_heartbeat=30)["broker_heartbeat"] == 30
     assert settings(worker_prefetch_multiplier=4)["worker_prefetch_multiplier"] == 4
 
@@ -100,7 +106,10 @@ def test_other_settings_of_the_user_win() -> None:
 def test_queues_have_priorities_only_where_they_are_needed(
     scheduling: str, url: str, expected: int | None
 ) -> None:
-    """With RabbitMQ and depth-first: everybody else would have to declare the queue like that."""
+    """Queues have priorities only on RabbitMQ with depth-first scheduling.
+
+    Every other app that declares such a queue would have to declare it with the same arguments.
+    """
     config = organism(scheduling, broker_url=url)
     built = build_organism(config)
     app = assemble(config, built, redis_url=REDIS_URL, backend=MemoryBackend(organism="o"))
@@ -120,7 +129,7 @@ def test_delivery_stands_on_no_setting_of_the_app() -> None:
     ("section", "expected"), [({}, "o"), ({"queue": "desk"}, "desk"), ({"queue": "7"}, "7")]
 )
 def test_the_queue_is_named_like_the_organism(section: dict[str, str], expected: str) -> None:
-    """Unless the organism section names another one."""
+    """The queue has the organism's name unless the organism section names another queue."""
     config = load_mapping({"organism": {"name": "o", **section}, "listeners": []})
     assert celery_settings(config, redis_url=REDIS_URL)["task_default_queue"] == expected
     assert build_organism(config).own_queue == expected
@@ -128,7 +137,7 @@ def test_the_queue_is_named_like_the_organism(section: dict[str, str], expected:
 
 @pytest.mark.parametrize("url", [REDIS_URL, AMQP_URL])
 def test_no_error_of_the_broker_ends_a_worker(url: str) -> None:
-    """Neither a lost connection nor a closed channel, and however long it takes."""
+    """A worker survives a lost connection and a closed channel, however long the outage lasts."""
     found = settings(broker_url=url)
     assert found["broker_channel_error_retry"] is True
     assert found["broker_connection_max_retries"] is None
@@ -136,14 +145,14 @@ def test_no_error_of_the_broker_ends_a_worker(url: str) -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_delivery_stands_on_cannot_be_changed(name: str) -> None:
-    """The problem names the key; the same value may be said again."""
+    """The problem names the key; a setting that repeats the same value is accepted."""
     assert settings(**{name: FIXED[name]})[name] == FIXED[name]
     with pytest.raises(ConfigurationError, match=name):
         settings(**{name: "something else"})
 
 
 def test_a_broker_is_needed() -> None:
-    """And somewhere to put results."""
+    """An organism needs a broker and a place for results."""
     with pytest.raises(ConfigurationError, match="no Redis is named"):
         celery_settings(organism(), redis_url=None)
     with pytest.raises(ConfigurationError, match="result_backend"):

@@ -1,6 +1,6 @@
 """The census example: what it counts, what it leaves out, and what it says about broken files.
 
-Names of files are hostile on purpose: a census meets whatever lies in a folder.
+The file names are hostile on purpose, since a census meets whatever lies in a folder.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def module(path: str, code: int = 100, complexity: int = 30, *imports: str) -> M
     ],
 )  # fmt: skip
 def test_complexity_is_one_per_function_and_one_per_decision(source: str, complexity: int) -> None:
-    """McCabe's number, case by case."""
+    """The complexity is McCabe's number, shown case by case."""
     assert measured(source).complexity == complexity
 
 
@@ -120,12 +120,12 @@ def test_complexity_is_one_per_function_and_one_per_decision(source: str, comple
 def test_the_hardest_function_is_named_as_in_a_traceback(
     source: str, hardest: Function | None
 ) -> None:
-    """Decisions belong to the function that takes them, not to the one around it."""
+    """A decision belongs to the function that takes it, not to the function around it."""
     assert measured(source).hardest == hardest
 
 
 def test_a_decorators_decisions_are_the_modules() -> None:
-    """What stands outside of functions is not lost: it is in the file's sum."""
+    """Decisions in decorators and default values are counted in the file's sum."""
     found = measured("@d(a if b else c)\n@e\nclass C:\n @p\n def f(self, x=a or b): pass\n")
     assert (found.functions, found.classes, found.complexity) == (1, 1, 3)
 
@@ -147,13 +147,13 @@ def test_a_decorators_decisions_are_the_modules() -> None:
 def test_lines_of_code_are_neither_blank_nor_comment_nor_documentation(
     source: str, lines: int, code_lines: int
 ) -> None:
-    """However the lines end."""
+    """The count is the same for every kind of line ending."""
     found = measured(source)
     assert (found.lines, found.code_lines) == (lines, code_lines)
 
 
 def test_imports_are_the_top_level_names_of_other_packages() -> None:
-    """Each once, in order; relative ones and `__future__` are none."""
+    """Each name is listed once, in order; relative imports and `__future__` are left out."""
     source = (
         "from __future__ import annotations\nimport os.path as p, sys\nfrom os import fspath\n"
         "from . import a\nfrom ..b import c\ndef f():\n from json.decoder import d\n"
@@ -174,7 +174,7 @@ def test_imports_are_the_top_level_names_of_other_packages() -> None:
     ],
 )
 def test_a_file_is_decoded_by_its_bom_or_cookie(source: bytes) -> None:
-    """PEP 263, as the interpreter reads source."""
+    """A file is decoded by PEP 263, as the interpreter does it."""
     assert measure.decode(source).endswith("x = 'é'\n")
     assert measured(source).code_lines == 1
 
@@ -197,7 +197,7 @@ def test_a_file_is_decoded_by_its_bom_or_cookie(source: bytes) -> None:
 def test_a_broken_file_is_answered_with_its_reason(
     tmp_path: Path, source: bytes, reason: str
 ) -> None:
-    """Not with an exception: that would be a fault of the listener's. And in one line."""
+    """A broken file gives a reason of one line. An exception would be a fault of the listener."""
     (tmp_path / "broken.py").write_bytes(source)
     reply = measure.measure_file(SourceFile(str(tmp_path), "broken.py"), META).payload
     assert isinstance(reply, Huh)
@@ -208,13 +208,13 @@ def test_a_broken_file_is_answered_with_its_reason(
 
 
 def test_a_file_that_is_gone_is_answered_with_its_reason(tmp_path: Path) -> None:
-    """The path is the sender's and known to it; the reason is the system's."""
+    """The path is the one that the sender gave; the reason is the operating system's."""
     reply = measure.measure_file(SourceFile(str(tmp_path), "gone.py"), META).payload
     assert reply == Huh.of("No such file or directory", b"")
 
 
 def test_a_reason_is_never_longer_than_a_line_of_a_table() -> None:
-    """A parser may quote what it read."""
+    """A reason is cut, because a parser may quote the text that it read."""
     reason = measure.reason_of(ValueError("a  b\n" * 200))
     assert len(reason) == 200
     assert reason.startswith("a b a b")
@@ -223,7 +223,9 @@ def test_a_reason_is_never_longer_than_a_line_of_a_table() -> None:
 
 
 def test_old_escapes_are_no_failure() -> None:
-    """The compiler warns of them, and warnings are errors here: it does not get to."""
+    """Old escapes make the compiler warn; the census ignores its warnings, which are errors in
+    tests.
+    """
     assert measured(r"x = '\d'").code_lines == 1
 
 
@@ -251,12 +253,16 @@ def test_old_escapes_are_no_failure() -> None:
 def test_tests_and_applications_are_left_out_but_not_the_broken_files(
     path: str, counted: bool
 ) -> None:
-    """A census of the library has to cope with the files that tests keep for being broken."""
+    """A census of the standard library includes the files that its tests keep because they are
+    broken.
+    """
     assert is_counted(Path(path)) is counted
 
 
 def test_files_are_listed_in_the_same_order_everywhere(tmp_path: Path) -> None:
-    """Whatever order the file system has; a folder named like a file is none."""
+    """The order does not depend on the file system, and a folder named like a file is not
+    listed.
+    """
     for name in ("b.py", "a/z.py", "a/b/c.py", HOSTILE.replace("/", "_"), "site-packages/x.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -266,14 +272,14 @@ def test_files_are_listed_in_the_same_order_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_root_that_cannot_be_listed_raises(tmp_path: Path) -> None:
-    """An empty census would be a lie."""
+    """An empty census would be wrong, so an unreadable root raises."""
     with pytest.raises(FileNotFoundError):
         list(python_files(tmp_path / "gone"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
 def test_a_name_that_xml_cannot_hold_is_a_failure_and_not_the_end(tmp_path: Path) -> None:
-    """A file name is any bytes but two; messages are XML, which has not even all of ASCII."""
+    """A file name may hold any byte but two, while XML excludes even some ASCII characters."""
     for name in (b"ok.py", b"\xff.py", b"\x01.py", "\ufffe.py".encode()):
         (tmp_path / os.fsdecode(name)).touch()
     files = list_files(Census(str(tmp_path)), META).payload
@@ -286,7 +292,10 @@ def test_a_name_that_xml_cannot_hold_is_a_failure_and_not_the_end(tmp_path: Path
 
 @given(count=st.integers(0, 300), limit=st.integers(1, 300))
 def test_a_limit_spreads_over_all_files(count: int, limit: int) -> None:
-    """As many as asked for or there are, each once, in order, the first one first."""
+    """The census takes as many files as it was asked for, or all there are.
+
+    Each file comes once, in order, and the first file is always included.
+    """
     paths = tuple(Path(f"{index:03}.py") for index in range(count))
     chosen = spread(paths, limit)
     assert len(chosen) == min(count, limit)
@@ -298,7 +307,7 @@ def test_a_limit_spreads_over_all_files(count: int, limit: int) -> None:
 
 
 def test_what_the_buffer_collected_gets_its_paths_back() -> None:
-    """A success is read, a failure named by its index."""
+    """A success is read as it is; a failure gets its path by its index."""
     measurement = module("b.py", 10, 5)
     reply = XML(payload_type(Measurement).to_element(measurement))
     items = [BufferItem(0, False, error="line 1: broken"), BufferItem(1, True, reply)]
@@ -308,7 +317,7 @@ def test_what_the_buffer_collected_gets_its_paths_back() -> None:
 
 
 def test_results_by_reference_are_not_mistaken_for_none() -> None:
-    """They are looked up: a census of no files at all would be a lie."""
+    """Results by reference are looked up, since a census of no files would be wrong."""
     results = XML(etree.Element("results", ref="elsewhere", total="3"))
     files = XML(payload_type(Files).to_element(Files("/lib", "3.11.7", ["a.py"] * 3)))
     envelope = build_envelope("census.files", "census.director", str(uuid4()), files.element)
@@ -328,7 +337,9 @@ def ranked(measurements: list[Measurement], failures: list[Failure]) -> Ranking:
 
 
 def test_the_census_is_added_up_and_put_in_order() -> None:
-    """The greatest first, names between equals; a package's own imports do not count."""
+    """The greatest comes first, equal ones by name, and a package's imports of itself do not
+    count.
+    """
     census = ranked(
         [
             module("b.py", 10, 5, "os", "json"),
@@ -354,7 +365,7 @@ def test_the_census_is_added_up_and_put_in_order() -> None:
 
 
 def test_only_the_hardest_functions_are_named() -> None:
-    """A ranking is no second copy of the census."""
+    """The ranking lists a few functions, not the whole census again."""
     census = ranked([module(f"m{number}.py", 10, number) for number in range(1, 50)], [])
     assert len(census.hardest) == ranking.HARDEST
     assert census.hardest[0] == HardFunction("m49.py", Function("f", 1, 49))
@@ -369,7 +380,7 @@ def parsed(page: str) -> Any:
 
 @pytest.mark.parametrize("number", [0, 1, 200])
 def test_no_name_becomes_markup(number: int) -> None:
-    """Files, functions, packages and reasons are text on the page, wherever they stand."""
+    """Names of files, functions and packages, and reasons, are escaped everywhere on the page."""
     path = f"<b>&amp;pkg</b>/{HOSTILE.replace('/', '_')}"
     others = [module(f"p{n % 7}/m{n}.py", 10 * n + 1, n) for n in range(number)]
     census = ranked([module(path, 5_000, 900, "<u>"), *others], [Failure(HOSTILE, "<i>&")])
@@ -384,14 +395,14 @@ def test_no_name_becomes_markup(number: int) -> None:
 
 
 def test_the_page_of_an_empty_census_is_whole() -> None:
-    """Nothing to draw is no reason to divide by it."""
+    """An empty census gives a whole page and no division by zero."""
     tree = parsed(report.page(ranked([], [])))
     assert len(tree.xpath("//svg")) == 2
     assert tree.xpath("//h2[text()='Every file was measured']")
 
 
 def test_the_reply_has_the_page_and_the_first_rows() -> None:
-    """What a terminal has room for; the failures all of them."""
+    """The reply has as many rows as a terminal has room for, and every failure."""
     failures = [Failure(f"f{n:02}.py", "broken") for n in range(40)]
     found: Report = report.render(
         ranked([module(f"m{n}.py", n + 1) for n in range(40)], failures), META
@@ -413,7 +424,9 @@ def test_the_reply_has_the_page_and_the_first_rows() -> None:
 def test_only_the_home_folder_is_shortened(
     monkeypatch: pytest.MonkeyPatch, root: str, shown: str
 ) -> None:
-    """Not what only begins like it, or has it in the middle."""
+    """A path that only begins like the home folder, or contains it in the middle, stays as it
+    is.
+    """
     monkeypatch.setenv("HOME", "/home/ann")
     tree = parsed(report.page(Ranking(root, "3.11", Totals(), [], [], [], [], [])))
     assert tree.xpath("string(//p[@class='root'])") == shown
@@ -429,7 +442,7 @@ def test_only_the_home_folder_is_shortened(
     ],
 )
 def test_a_function_is_named_with_its_module(path: str, function: str, name: str) -> None:
-    """As one would import it."""
+    """A function is named with its module's import path."""
     assert report.dotted_name(HardFunction(path, Function(function, 1, 1))) == name
 
 
@@ -441,12 +454,14 @@ def test_a_function_is_named_with_its_module(path: str, function: str, name: str
     [(0, 5, "d0"), (100, 21, "d0"), (100, 22, "d1"), (100, 35, "d3"), (100, 36, "d4")],
 )
 def test_a_colour_begins_at_its_step(code: int, complexity: int, expected: str) -> None:
-    """A module without code is not dense, whatever it decides."""
+    """A module without code has the lowest density, whatever its decisions are."""
     assert charts.density_class(module("m.py", code, complexity)) == expected
 
 
 def test_every_module_with_code_is_in_both_charts() -> None:
-    """One box, one point, both named by their tooltips; no code, no box."""
+    """Each module has one box and one point, both named by tooltips; a module without code has
+    no box.
+    """
     modules = [module(f"p{n % 5}/m{n}.py", n * n, n) for n in range(40)]
     boxes = charts.treemap(modules, label="boxes")
     points = charts.scatter(modules, label="points")
@@ -463,7 +478,9 @@ def test_every_module_with_code_is_in_both_charts() -> None:
     st.floats(1, 2_000),
 )
 def test_boxes_fill_their_area_in_proportion(sizes: list[int], width: float, height: float) -> None:
-    """Each as large as its share, inside of the area, and together all of it: no overlaps."""
+    """Each box has the size of its share and lies inside the area; all boxes fill it and none
+    overlap.
+    """
     area = Box(3, 5, width, height)
     boxes = squarify(sizes, area)
     assert len(boxes) == len(sizes)
@@ -477,6 +494,6 @@ def test_boxes_fill_their_area_in_proportion(sizes: list[int], width: float, hei
 
 
 def test_no_area_has_room_for_nothing() -> None:
-    """Boxes of no size, one for each all the same."""
+    """An area of no size gives one box of no size for each module."""
     assert squarify([2, 1], Box(0, 0, 0, 9)) == [Box(0, 0, 0, 0)] * 2
     assert Box(0, 0, 2, 2).inset(1.5, top=4) == Box(1.5, 5.5, 0, 0)

@@ -1,6 +1,6 @@
 """The subcommands in this process, on a real Redis where no worker runs.
 
-What they do with a worker is in `tests/acceptance/test_command_line.py`.
+`tests/acceptance/test_command_line.py` runs the subcommands with a worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOP = ORGANISMS / "shop" / "organism.yaml"
 
 
 class Done(NamedTuple):
-    """What a command did."""
+    """The status and the output of a finished command."""
 
     status: int
     out: str
@@ -43,7 +43,7 @@ Threadloom = Callable[..., Done]
 def threadloom(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Threadloom:
-    """Runs the command line in a folder without files, and a state directory without any."""
+    """Run the command line in a folder without files and with an empty state directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("COLUMNS", "100")
@@ -57,7 +57,7 @@ def threadloom(
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch, redis_url: str, threadloom: Threadloom) -> Threadloom:
-    """The same, with the shop's file and a Redis of its own in the environment."""
+    """Run the command line with the shop's file and a Redis of its own in the environment."""
     monkeypatch.setenv("THREADLOOM_REDIS_URL", redis_url)
     monkeypatch.setenv("THREADLOOM_ORGANISM", str(SHOP))
     return threadloom
@@ -67,7 +67,7 @@ def shop(monkeypatch: pytest.MonkeyPatch, redis_url: str, threadloom: Threadloom
 
 
 def test_check_shows_the_listeners_of_a_sound_file(threadloom: Threadloom) -> None:
-    """Status 0 and a table, or JSON with the same and more."""
+    """The status is 0, and the output is a table, or JSON with the same columns and more."""
     shown = threadloom("check", SHOP)
     assert (shown.status, shown.err) == (0, "")
     assert "shop can start: 3 listeners" in shown.out
@@ -90,7 +90,9 @@ listeners:
 
 
 def test_check_finds_everything_at_once(threadloom: Threadloom, tmp_path: Path) -> None:
-    """Problems of the file, of its classes and of its Celery settings, each with its place."""
+    """The problems of the file, its classes and its Celery settings all appear, each with its
+    place.
+    """
     (tmp_path / "shop_handlers.py").write_text((SHOP.parent / "shop_handlers.py").read_text())
     (tmp_path / "organism.yaml").write_text(FAULTY)
     places = [
@@ -109,7 +111,7 @@ def test_check_finds_everything_at_once(threadloom: Threadloom, tmp_path: Path) 
 
 @pytest.mark.parametrize("command", [("check",), ("up",), ("threads",), ("send", "a", "{}")])
 def test_a_missing_file_is_named(threadloom: Threadloom, command: tuple[str, ...]) -> None:
-    """Nothing is started, and the text names the file."""
+    """The message names the file, and nothing is started."""
     done = threadloom(*command)
     assert done.status == 2
     assert "organism.yaml: 1 problem" in done.err
@@ -119,7 +121,7 @@ def test_a_missing_file_is_named(threadloom: Threadloom, command: tuple[str, ...
 def test_conversations_in_the_memory_of_one_process_are_refused(
     threadloom: Threadloom, tmp_path: Path
 ) -> None:
-    """Workers and commands would each have a registry of their own, and find nothing."""
+    """Workers and commands would each have their own registry and would find nothing in it."""
     text = SHOP.read_text().replace("{name: shop}", "{name: shop, backend: {type: memory}}")
     (tmp_path / "organism.yaml").write_text(text)
     (tmp_path / "shop_handlers.py").write_text((SHOP.parent / "shop_handlers.py").read_text())
@@ -135,7 +137,7 @@ def test_conversations_in_the_memory_of_one_process_are_refused(
 def test_where_nothing_runs_it_says_how_to_start(
     threadloom: Threadloom, command: tuple[str, ...]
 ) -> None:
-    """Status 4; nothing is created in the state directory by looking."""
+    """The status is 4, and looking creates nothing in the state directory."""
     done = threadloom(*command, "-o", str(SHOP))
     assert done.status == 4
     assert f"start it with `threadloom up {SHOP}`" in done.err
@@ -146,7 +148,7 @@ def test_where_nothing_runs_it_says_how_to_start(
 def test_a_redis_that_does_not_answer_is_told(
     shop: Threadloom, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """Status 4 and one message, without a traceback and without the password."""
+    """The status is 4, and one message appears without a traceback and without the password."""
     monkeypatch.setenv("THREADLOOM_REDIS_URL", f"unix://:hidden@{tmp_path}/none.sock")
     done = shop(*command)
     assert done.status == 4
@@ -158,7 +160,7 @@ def test_a_redis_that_does_not_answer_is_told(
 def test_an_unexpected_error_keeps_its_traceback(
     shop: Threadloom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only errors that the project raises on purpose become a message."""
+    """Only errors that the project raises on purpose are shown as a message."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -196,7 +198,7 @@ def test_an_unexpected_error_keeps_its_traceback(
 def test_send_says_what_is_wrong_before_anything_starts(
     shop: Threadloom, tmp_path: Path, arguments: tuple[str, ...], told: str
 ) -> None:
-    """Status 2, nothing on standard output, and no conversation."""
+    """The status is 2, standard output is empty, and no conversation exists."""
     (tmp_path / "bad.txt").write_bytes(b'{\xff"pieces": 1}')
     done = shop("send", *arguments)
     assert (done.status, done.out) == (2, "")
@@ -205,7 +207,7 @@ def test_send_says_what_is_wrong_before_anything_starts(
 
 
 def test_send_prints_the_id_and_sends_one_id_once(shop: Threadloom, tmp_path: Path) -> None:
-    """The payload may come from a file; the same id again is the same conversation."""
+    """The payload may come from a file; sending the same id again gives the same conversation."""
     name = str(uuid.uuid4())
     (tmp_path / "order.json").write_text('{"pieces": 1}')
     assert shop("send", "till", "@order.json", "--id", name) == Done(0, f"{name}\n", "")
@@ -217,7 +219,11 @@ def test_send_prints_the_id_and_sends_one_id_once(shop: Threadloom, tmp_path: Pa
 
 
 def test_a_wait_without_workers_ends_with_that_guess(shop: Threadloom) -> None:
-    """Status 3, how it stands, where to look, and that nobody seems to be at work."""
+    """The status is 3.
+
+    The message gives the conversation's status, says where to look, and says that no worker seems
+    to run.
+    """
     done = shop("send", "till", '{"pieces": 1}', "--wait", "--timeout", "0.1", "--id", "w")
     assert (done.status, done.out) == (3, "")
     for text in ("it is running", "no worker answers", "threadloom thread w"):
@@ -225,7 +231,9 @@ def test_a_wait_without_workers_ends_with_that_guess(shop: Threadloom) -> None:
 
 
 def test_an_error_is_json_too(shop: Threadloom, redis_url: str) -> None:
-    """A conversation that somebody ended: status 1, and where the value would be, its error."""
+    """For a conversation that was ended from outside, the status is 1 and the JSON has the
+    error.
+    """
     shop("send", "till", '{"pieces": 1}', "--id", "k")
     app = tasks.create_app(SHOP, redis_url=redis_url)
     killed = {"code": "killed", "message": "The conversation was ended.", "retry_allowed": False}
@@ -239,7 +247,7 @@ def test_an_error_is_json_too(shop: Threadloom, redis_url: str) -> None:
 def test_a_registry_lost_while_waiting_is_told(
     shop: Threadloom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status 4: whether it ends is unknown from here."""
+    """The status is 4, because the command cannot know whether the conversation ends."""
 
     def lost(*_: object, **__: object) -> None:
         raise RegistryUnavailableError("gone")
@@ -253,7 +261,7 @@ def test_a_registry_lost_while_waiting_is_told(
 
 
 def test_threads_lists_page_by_page(shop: Threadloom) -> None:
-    """Newest first; `next_before` leads to the next page, and is null on the last."""
+    """The newest come first; `next_before` leads to the next page and is null on the last page."""
     assert "no conversations yet" in shop("threads").out
     sent = [f"order-{n}" for n in range(5)]
     for name in sent:
@@ -279,14 +287,14 @@ def test_threads_lists_page_by_page(shop: Threadloom) -> None:
 
 @pytest.mark.parametrize("arguments", [("thread", "nobody"), ("threads", "--before", "nobody")])
 def test_an_unknown_conversation_is_told(shop: Threadloom, arguments: tuple[str, ...]) -> None:
-    """Status 2, with the id that was asked for."""
+    """The status is 2, and the message has the id that was asked for."""
     done = shop(*arguments)
     assert (done.status, done.out) == (2, "")
     assert "no conversation nobody" in done.err
 
 
 def test_help_and_version(threadloom: Threadloom) -> None:
-    """The help names every subcommand; called with nothing, it is the answer."""
+    """The help names every subcommand; a call without arguments prints the help."""
     shown = threadloom("--help")
     assert shown.status == 0
     assert all(name in shown.out for name in ("up", "check", "send", "threads", "thread"))

@@ -1,4 +1,4 @@
-"""How things look in a terminal."""
+"""How conversations, payloads and durations look in a terminal."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from threadloom.service.display import counted, duration, element_text, ending_t
     ],
 )  # fmt: skip
 def test_a_duration_has_one_unit_that_fits(ms: int, shown: str) -> None:
-    """A clock that runs behind shows nothing negative."""
+    """A negative duration, from a clock that runs behind, is not shown as negative."""
     assert duration(ms) == shown
 
 
 def test_counted() -> None:
-    """Words that end in y have their plural."""
+    """Words that end in y get their plural in -ies."""
     assert [counted(1, "delivery"), counted(2, "delivery"), counted(0, "listener")] == [
         "1 delivery", "2 deliveries", "0 listeners"
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_counted() -> None:
     ],
 )
 def test_a_payload_in_one_line(xml: str, shown: str) -> None:
-    """Its class and its fields; texts in quotes if they are not one word."""
+    """The line has the class and the fields; a text is quoted unless it is one word."""
     assert element_text(etree.fromstring(xml)).plain == shown
 
 
@@ -79,13 +79,13 @@ def test_a_payload_in_one_line(xml: str, shown: str) -> None:
     ],
 )
 def test_an_ending_in_one_line(status: str, value: dict[str, Any] | None, shown: str) -> None:
-    """The value or the error."""
+    """The line has the value or the error."""
     assert ending_text(status, value).plain == shown
 
 
 @given(st.text(max_size=3_000), st.integers(min_value=1, max_value=300))
 def test_no_text_steers_the_terminal(text: str, limit: int) -> None:
-    """Whatever is shown is printable; a harmless line is shown as it is."""
+    """Every text that is shown is made printable; a harmless line is not changed."""
     shown = one_line(text, limit)
     assert shown.isprintable()
     assert "\n" not in shown
@@ -120,7 +120,7 @@ def story(*, items: int = 3, extra: tuple[LogEntry, ...] = ()) -> Story:
     conversation = Conversation(
         "c", ConversationStatus.RUNNING, boss, "external", 1_000, 1_500, 4, 2, 1
     )
-    # Threads come in any order.
+    # The registry returns threads in any order.
     return Story(conversation, {t.id: t for t in reversed(threads)}, (*log, *extra))
 
 
@@ -132,7 +132,7 @@ def printed(told: Story, *, limit: int = 200, xml: bool = False, width: int = 10
 
 
 def test_a_story_shows_names_as_they_are() -> None:
-    """What looks like markup in a name is shown, and the tree follows the log's order."""
+    """Markup in a name is shown as text, and the tree follows the log's order."""
     shown = printed(story())
     assert "external → [b]boss[/b]" in shown
     assert "2 in flight, 1 waiting for input" in shown
@@ -140,7 +140,7 @@ def test_a_story_shows_names_as_they_are() -> None:
 
 
 def test_many_alike_are_counted() -> None:
-    """A thousand items of a buffer do not fill the screen; a long log loses its middle."""
+    """A thousand items of a buffer do not fill the screen, and a long log is cut in the middle."""
     shown = printed(story(items=1_000), limit=10)
     assert "… and 995 more of hand" in shown
     assert "… 991 lines left out; --limit 1001 shows all" in shown
@@ -179,12 +179,12 @@ def test_many_alike_are_counted() -> None:
     ],
 )
 def test_every_event_has_its_line(entry: LogEntry, shown: str) -> None:
-    """Nothing of a log is left out."""
+    """The story shows every event of the log."""
     assert shown in printed(story(extra=(entry,)))
 
 
 def test_only_the_last_end_has_the_value() -> None:
-    """A conversation that failed, and completed after a replay: its first end had another."""
+    """A conversation that failed and completed after a replay had another ending first."""
     ends = (
         LogEntry(2_000, "ended", {"text": "error"}),
         LogEntry(3_000, "ended", {"text": "completed"}),
@@ -198,6 +198,6 @@ def test_only_the_last_end_has_the_value() -> None:
 
 
 def test_envelopes_are_shown_on_demand() -> None:
-    """Indented, one per message."""
+    """Each message gets its own indented envelope."""
     assert "<meta>" not in printed(story())
     assert printed(story(), xml=True).count("<meta>") == 4

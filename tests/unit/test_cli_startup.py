@@ -1,4 +1,4 @@
-"""Starting in a folder of somebody else, and what a start that fails says."""
+"""The command line started in another project's folder, and what a failed start says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK = ["-m", "threadloom", "check"]
 def python(
     arguments: Sequence[str], folder: Path, *path: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder, which it searches first, as `python -m` does."""
+    """Run Python in a folder that it searches first for modules, as `python -m` does."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -32,7 +32,7 @@ def python(
 
 @pytest.mark.parametrize("command", [WORKER, CHECK], ids=["celery", "threadloom"])
 def test_names_of_ours_may_be_used_by_others(tmp_path: Path, command: list[str]) -> None:
-    """A project's own `config`, `tasks`, `routing` and `service` are in nobody's way."""
+    """A project's own `config`, `tasks`, `routing` and `service` packages cause no conflict."""
     for name in ("config", "tasks", "routing", "service"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('must not be imported')\n")
     done = python(command, tmp_path, THREADLOOM_ORGANISM=str(ORGANISMS / "shop/organism.yaml"))

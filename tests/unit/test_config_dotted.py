@@ -1,4 +1,4 @@
-"""Dotted paths: which are refused unread, and how an import that fails is told."""
+"""Dotted paths: which are refused without an import, and how a failed import is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def module(tmp_path: Path) -> Module:
 
 @pytest.fixture
 def reading(tmp_path: Path) -> Iterator[Reading]:
-    """Begin a reading of an organism file that lies beside those modules."""
+    """Start to read an organism file that lies beside those modules."""
     begun: list[Importer] = []
 
     def begin() -> Importer:
@@ -48,7 +48,7 @@ def reading(tmp_path: Path) -> Iterator[Reading]:
 
 @pytest.mark.parametrize("path", ["a.b", "a.b.c", "_a._b", "größe.x", "a1.B2"])
 def test_dotted_paths(path: str) -> None:
-    """A module and a name in it, however deep."""
+    """A dotted path is a module and a name in it, however deep."""
     assert dotted_fault(path) is None
 
 
@@ -58,7 +58,7 @@ def test_dotted_paths(path: str) -> None:
      "a.__class__", "__main__.x", "a.__init__.__globals__"],
 )  # fmt: skip
 def test_what_is_no_dotted_path_is_never_imported(path: str) -> None:
-    """Neither relative paths, nor expressions, nor a way into Python's own machinery."""
+    """A relative path, an expression and a path into Python's internals are refused."""
     assert dotted_fault(path)
     with pytest.raises(ConfigurationError):
         Importer().get(path)
@@ -66,7 +66,7 @@ def test_what_is_no_dotted_path_is_never_imported(path: str) -> None:
 
 @given(path=st.text(alphabet="a.1_- ") | st.text())
 def test_a_path_without_fault_is_what_it_says(path: str) -> None:
-    """Whatever is accepted consists of at least two identifiers and nothing else."""
+    """An accepted path consists of two or more identifiers and nothing else."""
     if dotted_fault(path) is None:
         segments = path.split(".")
         assert len(segments) >= 2
@@ -74,7 +74,7 @@ def test_a_path_without_fault_is_what_it_says(path: str) -> None:
 
 
 def test_the_object_is_returned_even_from_inside_a_class(module: Module, reading: Reading) -> None:
-    """Functions, classes, what is inside a class, and None are all objects."""
+    """A function, a class, an attribute of a class, and None can all be the object."""
     name = module("def f(): ...\nclass A:\n    class B: ...\nNONE = None\n")
     importer = reading()
     assert importer.get(f"{name}.A.B") is importer.get(f"{name}.A").B  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def test_the_object_is_returned_even_from_inside_a_class(module: Module, reading
 def test_any_failure_names_its_exception_and_where_it_was_raised(
     code: str, message: str, module: Module, reading: Reading
 ) -> None:
-    """Whatever a module does while it is imported, the reader gets one line about it."""
+    """Whatever a module does while it is imported, the message is one line about it."""
     name = module(code)
     with pytest.raises(ConfigurationError) as caught:
         reading().get(f"{name}.f")
@@ -111,7 +111,7 @@ def test_any_failure_names_its_exception_and_where_it_was_raised(
 
 
 def test_a_user_who_interrupts_is_obeyed(module: Module, reading: Reading) -> None:
-    """Ctrl-C during a slow import is no mistake in the file."""
+    """Ctrl-C during a slow import ends the command and is not reported as a problem of the file."""
     with pytest.raises(KeyboardInterrupt):
         reading().get(f"{module('raise KeyboardInterrupt')}.f")
 
@@ -119,7 +119,7 @@ def test_a_user_who_interrupts_is_obeyed(module: Module, reading: Reading) -> No
 def test_a_missing_module_is_not_confused_with_one_that_misses_another(
     module: Module, reading: Reading
 ) -> None:
-    """`nowhere.x` does not exist; a module inside a file that is no package neither."""
+    """`nowhere.x` does not exist, and neither does a module below a file that is not a package."""
     with pytest.raises(ConfigurationError, match="there is no module 'nowhere'"):
         reading().get("nowhere.inside.x")
     name = module("")
@@ -128,8 +128,9 @@ def test_a_missing_module_is_not_confused_with_one_that_misses_another(
 
 
 def test_a_broken_module_runs_once_for_each_reading(module: Module, reading: Reading) -> None:
-    """A file with a hundred listeners in one broken module waits for it once, and a later
-    reading tries again, since somebody may have repaired it.
+    """A file with a hundred listeners in one broken module runs it once.
+
+    A later reading tries again, because the module may have been repaired.
     """
     name = module("import sys\nsys.dotted_runs = getattr(sys, 'dotted_runs', 0) + 1\n1/0")
     try:
@@ -146,7 +147,7 @@ def test_a_broken_module_runs_once_for_each_reading(module: Module, reading: Rea
 
 
 def test_places_read_like_the_file() -> None:
-    """Keys with dots are quoted, or two places would look the same."""
+    """A key with dots is quoted, because otherwise two places would look the same."""
     assert place("listeners", 2, "peers", 0) == "listeners[2].peers[0]"
     assert place("organism", "celery", "a.b", "c-d") == 'organism.celery["a.b"].c-d'
     assert place("a b") == '["a b"]'

@@ -61,7 +61,9 @@ GOOD = f"organism: {{name: desk}}\nlisteners:{LISTENER}"
 
 
 def with_key(line: str, *, instead_of: str = "") -> str:
-    """The good file with one more line in its listener, in the place of another or at its end."""
+    """The good file with one more line in its listener, which replaces another line or is added
+    at the end.
+    """
     lines = [ln for ln in GOOD.splitlines() if not ln.strip().startswith(f"{instead_of}:")]
     return "\n".join([*lines, f"    {line}", ""])
 
@@ -76,7 +78,7 @@ def problems_of(path: Path, **options: Any) -> list[Problem]:
 
 
 def test_a_small_file_has_the_documented_defaults(write: Write) -> None:
-    """Four keys make a listener; all else has the defaults that the design names."""
+    """A listener needs four keys; all other keys have the defaults of the design."""
     found = config.load(write(GOOD))
     section, listener = found.organism, found.listeners[0]
     assert section.name == "desk"
@@ -96,7 +98,9 @@ def test_a_small_file_has_the_documented_defaults(write: Write) -> None:
 
 
 def test_a_full_file_is_read_as_written(write: Write) -> None:
-    """Every key that exists, one path and lists of paths, peers among and beyond the file."""
+    """The file has every key, one path and lists of paths, and peers inside and outside the
+    file.
+    """
     path = write(
         """
 organism:
@@ -377,7 +381,7 @@ BAD: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_has_exactly_its_problem(case: str, write: Write) -> None:
-    """One mistake gives one problem, at its place, in words that help."""
+    """One mistake gives one problem, at its place, with a text that helps."""
     text, place, words = BAD[case]
     [problem] = problems_of(write(text))
     assert problem.path == place
@@ -407,7 +411,9 @@ def test_a_bad_file_has_exactly_its_problem(case: str, write: Write) -> None:
     ],
 )
 def test_names_that_cannot_be(written: str, words: str | None, write: Write) -> None:
-    """What YAML does not read as text, what XML cannot hold, and names that are taken."""
+    """Names are refused that YAML does not read as text, that XML cannot hold, or that are
+    taken.
+    """
     text = GOOD.replace("name: calculator.add", f"name: {written}")
     problems = problems_of(write(text))
     if words is None:
@@ -420,7 +426,7 @@ def test_names_that_cannot_be(written: str, words: str | None, write: Write) -> 
 
 @pytest.mark.parametrize("name", ["a", "a.b.c", "a-b_c", "größe", "計算", "systems", "celery", "7"])
 def test_names_that_can_be(name: str) -> None:
-    """Dots and dashes are ordinary characters, and so are all the world's letters."""
+    """Dots, dashes and letters of any script are ordinary characters."""
     assert (
         config.ListenerConfig(
             name=name, payload_class=("m.A",), handler="m.f", description="x"
@@ -430,7 +436,7 @@ def test_names_that_can_be(name: str) -> None:
 
 
 def test_two_listeners_of_one_name_are_both_named(write: Write) -> None:
-    """Whoever looks for a duplicate name learns both places."""
+    """The problem names the places of both listeners."""
     text = GOOD + LISTENER.strip("\n").replace("calculator.add", "other") + LISTENER
     [problem] = problems_of(write(text))
     assert problem.path == "listeners[2].name"
@@ -438,7 +444,9 @@ def test_two_listeners_of_one_name_are_both_named(write: Write) -> None:
 
 
 def test_the_caller_says_which_system_listeners_there_are(write: Write) -> None:
-    """The configuration knows none itself: peers may name those that it is told of."""
+    """The configuration itself knows no system listener; peers may name those that the caller
+    passes.
+    """
     path = write(with_key("peers: [system.graph]"))
     assert [p.path for p in config.read(path)[1]] == ["listeners[0].peers[0]"]
     assert problems_of(path, known_system_names=["system.graph"]) == []
@@ -472,10 +480,10 @@ listeners:
 
 
 def test_twenty_problems_are_told_at_once(write: Write) -> None:
-    """Nobody repairs a file twenty times: one reading finds everything, in order of place.
+    """One reading finds all problems, in order of place.
 
-    No mistake hides another: the listener after the broken ones is checked, and a peer that is
-    itself faulty is not unknown.
+    No mistake hides another: the listener after a broken one is still checked, and a peer that is
+    itself broken does not count as unknown.
     """
     path = write(TWENTY)
     with pytest.raises(ConfigurationError) as caught:
@@ -509,7 +517,9 @@ def test_twenty_problems_are_told_at_once(write: Write) -> None:
 
 
 def test_a_faulty_file_still_gives_what_can_be_checked_further(write: Write) -> None:
-    """Routing goes on looking for problems in what is left, and `position` stays the file's."""
+    """Routing checks the sound listeners of a faulty file; `position` is still the position in
+    the file.
+    """
     found, problems = config.read(write(TWENTY), environ={})
     assert len(problems) == 22
     assert found.organism.name == "unnamed"
@@ -523,7 +533,9 @@ def test_a_faulty_file_still_gives_what_can_be_checked_further(write: Write) -> 
 
 
 def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
-    """A missing file, a folder, and bytes that are no text end in words, not in a traceback."""
+    """A missing file, a folder, and bytes that are not text each give a message, not a
+    traceback.
+    """
     assert config.read(tmp_path / "none.yaml")[1] == (
         Problem("", "cannot be read: No such file or directory"),
     )
@@ -536,13 +548,13 @@ def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(write: Write) -> None:
-    """Files saved by some editors begin with one."""
+    """Some editors save files with a byte order mark at the start."""
     path = write("\ufeff" + GOOD)
     assert config.load(path).organism.name == "desk"
 
 
 def test_a_merge_key_is_no_duplicate(write: Write) -> None:
-    """YAML's `<<` gives defaults, which a mapping may override."""
+    """YAML's `<<` gives defaults that a mapping may override."""
     text = (
         "organism: {name: desk}\nlisteners:\n"
         "  - &base {name: a, payload_class: desk.Add, handler: desk.add, description: x}\n"
@@ -552,8 +564,9 @@ def test_a_merge_key_is_no_duplicate(write: Write) -> None:
 
 
 def test_the_folder_of_the_file_is_importable_and_its_module_runs_once(write: Write) -> None:
-    """`desk.Add` is in the `desk.py` beside the file; what it raises is told for each use,
-    without running it anew each time.
+    """`desk.Add` is in the `desk.py` beside the file.
+
+    An error that the module raises is reported for each use, and the module runs only once.
     """
     notes = (
         "import pathlib\n"

@@ -1,4 +1,4 @@
-"""Organisms given as data: the same judgement as for a file, whatever the data."""
+"""An organism given as data is judged as a file is, whatever the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def minimal(**keys: object) -> dict[str, object]:
 
 
 def test_a_mapping_is_read_like_a_file() -> None:
-    """In-process organisms need no file; errors carry the name they were given."""
+    """An in-process organism needs no file; errors carry the name that the caller gave."""
     found = config.load_mapping(minimal(peers=("a",)), source="inline")
     assert (found.listeners[0].peers, found.source) == (("a",), "inline")
     with pytest.raises(ConfigurationError, match=r"^inline: 1 problem\n  listeners\[0\]\.peers"):
@@ -59,7 +59,9 @@ FILES = st.fixed_dictionaries(
 
 @given(data=JSON | FILES)
 def test_whatever_a_file_holds_it_is_judged_and_never_crashes(data: object) -> None:
-    """Any data at all gives problems or a sound organism; what is left can always be shown."""
+    """Any data gives either problems or a sound organism, and the remaining settings can always
+    be shown.
+    """
     found, problems = config.read_mapping(data, environ={})
     assert isinstance(found, OrganismConfig)
     assert all(problem.message for problem in problems)
@@ -69,6 +71,6 @@ def test_whatever_a_file_holds_it_is_judged_and_never_crashes(data: object) -> N
 
 @given(text=st.text())
 def test_whatever_text_a_file_holds_it_is_judged(text: str) -> None:
-    """The same for the YAML text itself."""
+    """Any YAML text gives either problems or a sound organism."""
     _, problems = parse(text)
     assert all(problem.message for problem in problems)

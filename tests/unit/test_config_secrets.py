@@ -1,4 +1,4 @@
-"""The environment in the file, and that no secret of it is ever shown."""
+"""References to environment variables in the file, and that no secret from them is ever shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENVIRON = {"PW": "hunter2", "HOST": "cache", "EMPTY": "", "ODD": "a}b${PW}"}
     ],
 )
 def test_references_are_replaced_once(text: str, value: str, as_shown: str) -> None:
-    """As a shell does it; what the environment gives is text, never another reference."""
+    """References work as in a shell; a variable's value is text and never another reference."""
     found = expand(text, ENVIRON)
     assert (str(found.text), found.faults) == (value, ())
     assert masked(found.text) == as_shown
@@ -54,14 +54,14 @@ def test_references_are_replaced_once(text: str, value: str, as_shown: str) -> N
     ],
 )
 def test_references_that_lead_nowhere_are_faults(text: str, fault: str) -> None:
-    """Nothing that looks like a reference is taken for text in silence."""
+    """A text that looks like a reference is never taken as plain text silently."""
     [found] = expand(text, ENVIRON).faults
     assert fault in found
 
 
 @given(text=st.text())
 def test_text_survives_when_escaped(text: str) -> None:
-    """Whoever writes `$${` for `${` gets back any text, and it counts as the file's own."""
+    """Any text comes back when `${` is written as `$${`, and it counts as the file's own text."""
     found = expand(text.replace("${", "$${"), {})
     assert (found.text, found.faults) == (text, ())
     assert not isinstance(found.text, EnvironmentText)
@@ -83,7 +83,7 @@ def test_text_survives_when_escaped(text: str) -> None:
     ],
 )
 def test_passwords_in_urls_are_masked(text: str, as_shown: str) -> None:
-    """Wherever a URL stands; and rather too much than too little."""
+    """A password is masked wherever the URL stands; in doubt, more is masked."""
     assert masked(text) == as_shown
 
 
@@ -95,19 +95,19 @@ def test_passwords_in_urls_are_masked(text: str, as_shown: str) -> None:
     ],
 )  # fmt: skip
 def test_everything_under_a_secret_key_is_masked(key: str) -> None:
-    """Texts, numbers and whole structures; that nothing is set may be seen."""
+    """Texts, numbers and whole structures are masked; an absent value may be seen as absent."""
     assert shown({key: "pw", "x": {key: {"deep": ["pw", 7]}}}) == {key: "***", "x": {key: "***"}}
     assert shown({key: None}) == {key: None}
 
 
 @pytest.mark.parametrize("key", ["task_routes", "bypass", "keyspace", "visibility_timeout"])
 def test_ordinary_keys_are_shown(key: str) -> None:
-    """Masking everything would show nobody anything."""
+    """Ordinary keys are not masked, because operators need to read them."""
     assert shown({key: {"a": [1, 2.5, True, None]}}) == {key: {"a": [1, 2.5, True, None]}}
 
 
 def test_a_text_from_the_environment_is_plain_to_code_and_masked_in_print() -> None:
-    """It compares, formats and encodes as its value, also after pickling and copying."""
+    """The text compares, formats and encodes as its value, also after pickling and copying."""
     text = expand("redis://:${PW}@h", ENVIRON).text
     for same in (text, pickle.loads(pickle.dumps(text)), copy.deepcopy(text)):
         assert same == "redis://:hunter2@h" == f"{same}" == json.loads(json.dumps(same))
@@ -137,7 +137,9 @@ listeners:
 
 
 def test_nothing_that_people_see_shows_a_secret(tmp_path: Path) -> None:
-    """Neither repr nor str of any part, nor `sanitized`; code sees every value as it is."""
+    """No repr or str of any part shows it, nor does `sanitized`; code reads every value as it
+    is.
+    """
     path = tmp_path / "organism.yaml"
     path.write_text(FILE)
     found = config.load(path, environ=ENVIRON)
@@ -189,12 +191,12 @@ listeners:
 
 
 def test_no_error_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not where a value is refused, not where an import fails, and not where a module's own
-    exception quotes what the environment gave.
+    """A secret is hidden when a value is refused, when an import fails, and when a module's own
+    exception quotes the environment.
     """
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "telling.py").write_text("raise RuntimeError('cannot log in with hunter2')")
-    # the file must not spell the secret out, or it would be none
+    # the file must not spell the secret out, because then it would not be secret
     text = FAULTY_FILE.replace("hunter2", "${PW}")
     (tmp_path / "organism.yaml").write_text(text)
     environ = {**ENVIRON, "PATHS": "hunter2.Add"}
@@ -215,14 +217,16 @@ def test_no_error_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_refused_model_does_not_print_its_input() -> None:
-    """Models may be built in code too, and pydantic would quote what it refuses."""
+    """Code may also build models, and pydantic would quote the input that it refuses."""
     with pytest.raises(ValidationError) as caught:
         config.BackendConfig(redis_url="http://:hunter2@h")
     assert SECRET not in str(caught.value)
 
 
 def test_settings_cannot_be_changed_through_what_they_hand_out() -> None:
-    """Neither the mapping, nor what is inside, nor the source it was made from."""
+    """The mapping, the values inside it and the source it was made from cannot change the
+    settings.
+    """
     source = {"a": {"b": [1, {"c": 2}]}}
     settings = Settings(source)
     source["a"]["b"].append(3)

@@ -1,4 +1,4 @@
-"""Envelopes and the parser: exact bytes out, nothing dangerous in."""
+"""Envelopes and the parser: exact bytes go out, and dangerous input is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAUGHS = (
 
 
 def test_the_bytes_are_those_of_the_design() -> None:
-    """The wire form of DESIGN §4, on one line."""
+    """The envelope has the wire form of DESIGN §4, on one line."""
     data = build_envelope(
         "clerk", "calculator.add", THREAD, etree.fromstring("<Add><a>2</a><b>3</b></Add>")
     )
@@ -49,13 +49,15 @@ def test_the_bytes_are_those_of_the_design() -> None:
     ],
 )
 def test_a_payload_keeps_its_namespaces(payload: str) -> None:
-    """Elements without a namespace do not join the envelope's, at any level, however often sent."""
+    """Elements without a namespace do not take the envelope's, at any level, however often they
+    are sent.
+    """
     element = etree.fromstring(payload)
     before = canonical(element)
     data = build_envelope("a", None, "t", element)
     envelope = parse_envelope(data)
     assert canonical(envelope.payload) == before
-    assert canonical(element) == before  # and the caller's element was not taken away
+    assert canonical(element) == before  # the caller's element still belongs to its own tree
     assert build_envelope("a", None, "t", envelope.payload) == data
 
 
@@ -87,7 +89,7 @@ def documents(draw: st.DrawFn, prefixes: frozenset[str] = frozenset(), depth: in
 
 @given(document=documents(), to=st.none() | st.sampled_from(["clerk", "a.b", "a&b", "é"]))
 def test_what_is_joined_from_texts_is_what_a_tree_would_be(document: str, to: str | None) -> None:
-    """Byte by byte, from an element as from its canonical form."""
+    """The bytes are equal for a payload given as an element and as its canonical form."""
     payload = parse_xml(document)
     written = canonical(payload)
     as_tree = envelope_module._build_as_tree("desk", to, THREAD, parse_canonical(written), ())
@@ -96,7 +98,7 @@ def test_what_is_joined_from_texts_is_what_a_tree_would_be(document: str, to: st
 
 
 def test_meta_is_read_back() -> None:
-    """Names may hold any character; `to` may be absent; foreign elements are kept."""
+    """Names may hold any character, `to` may be absent, and foreign elements are kept."""
     extra = etree.fromstring("<trace xmlns='urn:trace'>1</trace>")
     data = build_envelope("a & <b>", None, "t\n", etree.Element("x"), extra_meta=[extra])
     envelope = parse_envelope(data)
@@ -129,7 +131,7 @@ _META = "<meta><from>a</from><thread>t</thread></meta>"
     ],
 )
 def test_what_is_no_envelope(data: bytes) -> None:
-    """Meta, then exactly one payload that is not itself an envelope."""
+    """An envelope is meta and then exactly one payload that is not itself an envelope."""
     with pytest.raises(InvalidEnvelopeError) as caught:
         parse_envelope(data)
     assert caught.value.step == "envelope XSD"
@@ -169,7 +171,9 @@ def test_what_is_no_envelope(data: bytes) -> None:
     ],
 )  # fmt: skip
 def test_the_parser_refuses(text: str | bytes, fault: str) -> None:
-    """Each with a reason, and with repair allowed the dangerous ones all the same."""
+    """Each document is refused with a reason, and the dangerous ones also when repair is
+    allowed.
+    """
     with pytest.raises(InvalidEnvelopeError, match=fault) as caught:
         parse_xml(text)
     assert caught.value.step == "parse"
@@ -188,14 +192,14 @@ def test_the_parser_refuses(text: str | bytes, fault: str) -> None:
     ],
 )
 def test_the_parser_accepts(text: str) -> None:
-    """The limits themselves, and harmless text that looks dangerous."""
+    """The parser accepts documents exactly at the limits and harmless text that looks dangerous."""
     assert parse_xml(text) is not None
     assert parse_xml(text.encode()) is not None
     assert repair_xml(text).repairs == ()
 
 
 def test_size_is_checked_before_anything_is_parsed() -> None:
-    """In bytes, not characters."""
+    """The size is counted in bytes, not characters."""
     assert parse_xml("<a>é</a>", max_bytes=9) is not None
     with pytest.raises(InvalidEnvelopeError, match="9 bytes; at most 8"):
         parse_xml("<a>é</a>", max_bytes=8)
@@ -221,7 +225,7 @@ def test_size_is_checked_before_anything_is_parsed() -> None:
     ],
 )
 def test_repair_says_what_it_did(text: str, root: str, said: str) -> None:
-    """What a language model writes is read as far as it can be, and never silently."""
+    """The parser reads as much as it can of a language model's text, and reports each repair."""
     repaired = repair_xml(text)
     assert canonical(repaired.root).decode() == root
     assert any(said in repair for repair in repaired.repairs)
@@ -233,6 +237,6 @@ def test_repair_says_what_it_did(text: str, root: str, said: str) -> None:
      b"<a>\xff</a>", "<a>\0</a>", "<a><?php ?></b>", "<!DOCTYPE a><a>"],
 )  # fmt: skip
 def test_repair_never_lets_in_what_is_dangerous(text: str | bytes) -> None:
-    """Nothing is cut down to fit a limit, and no DOCTYPE is skipped over."""
+    """Repair does not cut a document down to fit a limit, and does not skip a DOCTYPE."""
     with pytest.raises(InvalidEnvelopeError):
         repair_xml(text)

@@ -88,7 +88,9 @@ def _is_no_coroutine(*_: Any) -> None:
     ],
 )
 def test_a_time_out_leaves_the_event_loop_to_the_others(slow: Any) -> None:
-    """However a handler overruns, it ends as a time-out, and a client made before still works."""
+    """A handler that overruns in any way ends as a time-out, and a client made before it still
+    works.
+    """
     client = Client()
     answers: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The architecture as pyproject.toml states it: imports run one way, public lists are true."""
+"""The import rules of pyproject.toml hold: imports run one way, and public lists are true."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["import
     "contracts"
 ]
 LAYERS: list[str] = CONTRACTS[0]["layers"]
-#: what decides, and so reaches no store
+#: packages that only decide, and so reach no store
 DECIDING: list[str] = CONTRACTS[2]["source_modules"]
-#: our modules, and the examples, which use them as anybody would
+#: our modules, and the examples, which import them as a user does
 USERS = sorted(
     file.relative_to(ROOT)
     for folder in [*(ROOT / "threadloom").iterdir(), ROOT / "examples"]
     for file in ([folder] if folder.suffix == ".py" else folder.rglob("*.py"))
 )
-#: every package below `threadloom`, whose own list the authors' face is
+#: every package below `threadloom`, whose own `__all__` is the public face
 PACKAGES = [".".join(f.parent.parts) for f in USERS if f.name == "__init__.py"]
 PACKAGES = [name for name in PACKAGES if name.startswith("threadloom.")]
 
@@ -79,7 +79,7 @@ def test_imports_run_from_the_top_to_the_ground() -> None:
 def test_an_import_against_the_direction_is_seen(
     tmp_path: Path, package: str, statement: str
 ) -> None:
-    """The contracts do bite: a miniature of the project with one wrong import fails them."""
+    """A miniature of the project with one wrong import breaks the contracts."""
     culprit = miniature(tmp_path).joinpath(*package.split("."), "culprit.py")
     culprit.write_text(f"{statement}\n")
     done = lint_imports(tmp_path)
@@ -88,7 +88,7 @@ def test_an_import_against_the_direction_is_seen(
 
 
 def test_all_that_decides_is_held_to_it() -> None:
-    """The contract names every module of routing but those of the stores."""
+    """The contract names every module of routing except the modules of the stores."""
     folder = ROOT / "routing"
     modules = {file.stem for file in folder.glob("*.py")} | {
         file.parent.name for file in folder.glob("*/__init__.py")
@@ -98,7 +98,7 @@ def test_all_that_decides_is_held_to_it() -> None:
 
 
 def test_a_circle_of_imports_is_seen(tmp_path: Path) -> None:
-    """Two modules that import each other break the contracts, wherever they stand."""
+    """Two modules that import each other break the contracts, in whichever package they are."""
     folder = miniature(tmp_path)
     for name, other in [("one", "other"), ("other", "one")]:
         (folder / "tasks" / f"{name}.py").write_text(f"from threadloom.tasks import {other}\n")
@@ -131,7 +131,7 @@ def test_all_names_what_is_really_there(name: str) -> None:
 
 
 def past_lists(importer: str, source: str) -> list[str]:
-    """What a module takes out of packages that it is not of, and that is not on their lists."""
+    """Return what a module imports from other packages without finding it on their public lists."""
     return [
         f"{module} {name}".rstrip()
         for module, name in taken(ast.parse(source))
@@ -141,7 +141,7 @@ def past_lists(importer: str, source: str) -> list[str]:
 
 
 def taken(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """The modules that are imported, each with a name that is taken from it, or ""."""
+    """Return the imported modules, each with the name that is imported from it, or ""."""
     packages: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -158,7 +158,7 @@ def taken(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def is_public(package: str, module: str, name: str) -> bool:
-    """Whether the lists of a package allow what others take, if it is one of the package's."""
+    """Return whether a package's lists allow the import, if the module belongs to the package."""
     lists = importlib.import_module(package)
     modules = getattr(lists, "PUBLIC_MODULES", ())
     if module == package:
@@ -169,10 +169,9 @@ def is_public(package: str, module: str, name: str) -> bool:
 
 @pytest.mark.parametrize("file", USERS, ids=str)
 def test_nobody_imports_past_a_package(file: Path) -> None:
-    """What others take from a package is in its `__all__`, or in a module of `PUBLIC_MODULES`.
-
-    The rest is the package's own: it may be moved and renamed without a look outside. Tests and
-    benchmarks look inside.
+    """Every name that others import from a package is in its `__all__` or in one of its
+    `PUBLIC_MODULES`. All other names are private to the package and may move freely. Tests and
+    benchmarks may import private names.
     """
     importer = ".".join(file.with_suffix("").parts)
     source = (ROOT / file).read_text(encoding="utf-8")
@@ -197,12 +196,12 @@ def test_nobody_imports_past_a_package(file: Path) -> None:
     ],
 )
 def test_an_import_past_a_package_is_seen(importer: str, source: str, past: bool) -> None:
-    """The search does find what it is for, in each of the forms that an import can have."""
+    """The search finds every form of import that reaches past a public list."""
     assert bool(past_lists(importer, source)) is past
 
 
 def test_the_public_face_is_what_it_says() -> None:
-    """`__all__`, the homes of its names and the imports that type checkers read are alike."""
+    """`__all__`, the homes of its names and the imports that type checkers read all agree."""
     homes = {name: home for home, names in threadloom._HOMES.items() for name in names.split()}
     tree = ast.parse((ROOT / "threadloom" / "__init__.py").read_text(encoding="utf-8"))
     [guarded] = [node for node in tree.body if isinstance(node, ast.If)]
@@ -220,7 +219,7 @@ def test_the_public_face_is_what_it_says() -> None:
 
 
 def test_a_module_of_payloads_loads_neither_celery_nor_redis_nor_the_service() -> None:
-    """What handlers and payloads import is light: a web process may import them, too."""
+    """Handlers and payloads import little, so that a web process may import them, too."""
     program = (
         "import sys; from threadloom import payload, HandlerMetadata, HandlerResponse, XML\n"
         "heavy = {'celery', 'kombu', 'redis', 'typer'}\n"
@@ -235,10 +234,9 @@ def test_a_module_of_payloads_loads_neither_celery_nor_redis_nor_the_service() -
 
 
 def test_no_module_goes_by_two_names() -> None:
-    """The checkout's folders can be imported as `tasks` from its root; nothing of ours does so.
-
-    ruff's banned-api refuses it in code. Here all of it is loaded, and no top-level name of a
-    folder came with it.
+    """The checkout's folders can be imported as `tasks` from its root, but no code of ours does
+    so. ruff's banned-api refuses such an import in code. This test loads all modules and finds
+    no folder imported under its top-level name.
     """
     program = (
         "import pkgutil, importlib, sys, threadloom\n"

@@ -1,4 +1,4 @@
-"""Ingress: what comes in, from whom it then is, and which step refuses what."""
+"""Ingress: what comes in, who counts as its sender, and which step refuses what."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def envelope(element: object, to: str | None = "desk.add") -> bytes:
 
 
 def refused(step: str, raw: Any, gate: Gate = GATE) -> str:
-    """Return the one fault with which `step` refuses what came from outside."""
+    """Return the one fault with which `step` refuses a message from outside."""
     with pytest.raises(InvalidEnvelopeError) as caught:
         from_outside(raw, gate, thread_id="t")
     assert caught.value.step == step
@@ -69,7 +69,7 @@ def refused(step: str, raw: Any, gate: Gate = GATE) -> str:
 
 
 def test_the_steps_are_those_of_the_design() -> None:
-    """Their names are what errors and operators speak of."""
+    """Errors and operators use the names of the steps."""
     assert [name for name, _ in STEPS] == [
         "parse", "c14n", "envelope XSD", "payload extraction", "thread assignment",
         "payload XSD", "typed object", "routing",
@@ -77,7 +77,7 @@ def test_the_steps_are_those_of_the_design() -> None:
 
 
 def test_an_envelope_of_our_own_is_believed() -> None:
-    """Sender, thread and receiver are those of its meta."""
+    """Sender, thread and receiver are taken from the envelope's meta."""
     data = envelope(Add(2, 3))
     state = from_registry(data, GATE)
     assert state.message == Add(2, 3)
@@ -103,7 +103,7 @@ def test_an_envelope_of_our_own_is_believed() -> None:
     ],
 )
 def test_from_outside_nothing_but_the_payload_is_believed(raw: Any) -> None:
-    """Whatever it claims, it is from whom the caller says, on the thread the caller says."""
+    """Sender and thread are those that the caller gives, whatever the envelope claims."""
     state = from_outside(raw, GATE, thread_id="ours", from_id="alice")
     assert state.message == Add(2, 3)
     assert (state.envelope.from_id, state.envelope.to, state.envelope.thread) == (
@@ -115,7 +115,7 @@ def test_from_outside_nothing_but_the_payload_is_believed(raw: Any) -> None:
 
 
 def test_without_a_name_it_is_external() -> None:
-    """The default sender."""
+    """The default sender is `external`."""
     assert from_outside(ADD, GATE, thread_id="t").envelope.from_id == "external"
 
 
@@ -143,12 +143,12 @@ def test_without_a_name_it_is_external() -> None:
     ],
 )  # fmt: skip
 def test_the_first_step_that_finds_something_refuses(step: str, raw: Any, fault: str) -> None:
-    """Its name and its reasons are all the caller needs for a `huh`."""
+    """The step's name and its reasons are all that the caller needs for a `huh`."""
     assert fault in refused(step, raw)
 
 
 def test_size_counts_as_it_arrives_and_in_canonical_form() -> None:
-    """What passes the door always fits the envelope in which it goes on."""
+    """A payload that is let in always fits into the envelope that carries it further."""
     gate = Gate("desk.say", accepts(Say), max_payload_bytes=1000)
     assert "at most 1000" in refused("parse", f"<Say><text>{'x' * 1000}</text></Say>", gate)
     assert "at most 1000" in refused("c14n", f"<Say><text>{'>' * 500}</text></Say>", gate)
@@ -170,12 +170,12 @@ def test_size_counts_as_it_arrives_and_in_canonical_form() -> None:
     ],
 )
 def test_json_goes_to_the_class_it_fits(raw: Any, message: object) -> None:
-    """With several declared classes the fields decide, or the type that is named."""
+    """With several declared classes, the fields decide, or the type that the JSON names."""
     assert from_outside(raw, BOTH, thread_id="t").message == message
 
 
 def test_json_that_fits_none_or_several_must_name_its_type() -> None:
-    """Nothing is guessed."""
+    """Ingress does not guess between classes."""
     assert "accepted: Add, Say" in refused("parse", {"z": 1}, BOTH)
     twins = Gate("x", {"Say": payload_type(Say), "Echo": payload_type(Say)})
     assert "the fields fit Say and Say; send" in refused("parse", {"text": "x"}, twins)
@@ -260,7 +260,7 @@ def test_a_list_that_nothing_takes_is_refused(
 
 @pytest.mark.parametrize("repair", [False, True])
 def test_repair_is_refused_unless_allowed(repair: bool) -> None:
-    """With it, the state says what the parser said; well-formed text says nothing."""
+    """With repair, the state has the parser's messages; for well-formed text it has none."""
     gate = Gate("desk.add", accepts(Add), repair=repair)
     damaged = "Here you are: <Add><a>1</a><b>2</b>"
     if not repair:
@@ -274,7 +274,7 @@ def test_repair_is_refused_unless_allowed(repair: bool) -> None:
 
 
 def test_replies_of_undeclared_classes() -> None:
-    """`sent` supplies the class; without one the message is its XML, and nothing is lost."""
+    """`sent` supplies the class; without one the message is XML, and nothing is lost."""
     gate = Gate("desk.add", accepts(Add), sent=lambda: payload_type(Sum))
     assert from_registry(envelope(Sum(5)), gate).message == Sum(5)
     for unknown in (Gate("desk.add", accepts(Add), sent=lambda: None), gate):
@@ -307,7 +307,9 @@ def test_a_reply_is_of_the_class_that_was_sent() -> None:
 
 
 def test_error_payloads_are_known_to_everybody() -> None:
-    """A `huh` or SystemError reaches a listener that declared neither, but not from outside."""
+    """A listener that declares neither `huh` nor SystemError still receives them, but not from
+    outside.
+    """
     for fault in (Huh("why", b"<Add>"), routing_fault()):
         state = from_registry(envelope(fault), GATE)
         assert state.message == fault
@@ -329,14 +331,16 @@ def test_error_payloads_are_known_to_everybody() -> None:
     ],
 )
 def test_the_registry_is_checked_as_well(step: str, data: Any) -> None:
-    """Believing who sent it is not believing what it says."""
+    """A stored message is validated although its sender is trusted."""
     with pytest.raises(InvalidEnvelopeError) as caught:
         from_registry(data, GATE)
     assert caught.value.step == step
 
 
 def _both_ways(number: int) -> bool:
-    """A valid message comes through and an invalid one gets its own fault and no other."""
+    """Check that a valid message comes through and an invalid one gets its own fault and no
+    other.
+    """
     assert from_registry(envelope(Add(number)), GATE).message == Add(number)
     wrong = f"<Add><a>wrong{number}</a></Add>"
     return f"'wrong{number}' is not a valid value" in refused("payload XSD", wrong)
@@ -349,14 +353,14 @@ def test_threads_share_schemas_and_no_messages() -> None:
 
 
 def test_schemas_and_parsers_survive_a_fork() -> None:
-    """Celery's prefork workers inherit both, already used."""
+    """Celery's prefork workers inherit both after their parent has used them."""
     assert _both_ways(0)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert all(pool.map(_both_ways, range(20)))
 
 
 def test_fault_payload_has_the_wire_form_of_the_design() -> None:
-    """DESIGN §4, letter by letter."""
+    """The fault has exactly the form of DESIGN §4."""
     data = envelope(SystemError("limit", "m", retry_allowed=False))
     assert data.decode().partition("</meta>")[2] == (
         '<SystemError xmlns=""><code>limit</code><message>m</message>'

@@ -51,7 +51,7 @@ def _told(error: InvalidEnvelopeError) -> str:
 
 
 def answered(raw: object) -> None:
-    """Take it in through every gate; whatever is refused can be told in a `huh`."""
+    """Pass a message through every entry; each refusal can be put into a `huh`."""
     for gate in GATES:
         try:
             state = from_outside(raw, gate, thread_id="t")
@@ -68,7 +68,7 @@ def answered(raw: object) -> None:
 @example("<Task><name>x</name><raw><p:x xmlns:p='u' p:x='1' x='&#1;'/></raw>")
 @example("<Task xmlns:p='r'><name>x</name></Task>")
 def test_any_text(raw: str | bytes) -> None:
-    """Noise, and noise made of the pieces that matter."""
+    """The text is noise, or noise made of pieces of valid documents."""
     answered(raw)
     if isinstance(raw, bytes):
         with pytest.raises(InvalidEnvelopeError):
@@ -78,7 +78,7 @@ def test_any_text(raw: str | bytes) -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_damaged_documents(data: st.DataObject) -> None:
-    """A valid document with a piece put in, or a stretch taken out or moved."""
+    """A valid document has a piece inserted, or a stretch removed or moved."""
     text = VALID
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
@@ -100,7 +100,7 @@ _near = st.dictionaries(_keys, _json, max_size=5)
 @settings(deadline=None, max_examples=300)
 @given(_json | _near | st.fixed_dictionaries({"type": st.just("Task"), "payload": _near | _json}))
 def test_any_json(raw: Any) -> None:
-    """Values of any type in any field, and mappings that look like results."""
+    """The JSON has values of any type in any field, and mappings that look like results."""
     answered(raw)
 
 
@@ -127,10 +127,10 @@ def _nested(levels: int) -> list[Any]:
     ],
 )
 def test_extremes(raw: Any) -> None:
-    """Too deep, too long or too large is a fault like any other."""
+    """A document that is too deep, too long or too large gives a fault like any other."""
     answered(raw)
 
 
 def test_the_valid_document_is_valid() -> None:
-    """Or the damage above would prove nothing."""
+    """Without a valid start, the damaged documents would prove nothing."""
     assert canonical(KIND.to_element(from_outside(VALID, GATES[0], thread_id="t").message))

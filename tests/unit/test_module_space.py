@@ -1,4 +1,4 @@
-"""Module spaces: what an import means in an organism's own modules, and what it leaves alone."""
+"""Module spaces: what an import means in an organism's own modules, and what stays unaffected."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Open = Callable[..., ModuleSpace]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
-    """Open the space of a folder, with these files written into it first.
+    """Open the space of a folder after writing these files into it.
 
-    Nothing of it may be left afterwards, and `sys.path` is as it was.
+    Opening leaves `sys.path` as it was, and after the test no module of the space may remain.
     """
     before = set(sys.modules)
     spaces: list[ModuleSpace] = []
@@ -60,7 +60,7 @@ def write(folder: Path, files: Files) -> None:
 
 
 def test_two_folders_with_modules_of_one_name_share_nothing(opened: Open) -> None:
-    """Each `handlers` has its own `prices`, although the other's was loaded first."""
+    """Each `handlers` module has its own `prices`, although the other folder's was loaded first."""
     files = {"handlers.py": "from prices import PRICE\n", "prices.py": "PRICE = 1\n"}
     first = opened(files, folder="first")
     second = opened(files | {"prices.py": "PRICE = 2\n"}, folder="second")
@@ -73,8 +73,9 @@ def test_two_folders_with_modules_of_one_name_share_nothing(opened: Open) -> Non
 def test_reading_again_loads_the_new_code_beside_the_old(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change of one digit within one second is seen, which cached bytecode would miss, and
-    functions of the old code go on with the old module.
+    """A change of one digit within one second is noticed, which cached bytecode would miss.
+
+    Functions of the old code keep using the old module.
     """
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "desk" / "handlers.py"
@@ -90,7 +91,7 @@ def test_reading_again_loads_the_new_code_beside_the_old(
     ["tasks", "config.settings", "service", "routing", "threadloom_x", "primitives", "tests"],
 )
 def test_the_folders_modules_may_be_called_like_ours(name: str, opened: Open) -> None:
-    """`tasks.py`, `config/settings.py` and the like are what a project of its own has."""
+    """A project may have modules such as `tasks.py` and `config/settings.py`."""
     file = f"{name.replace('.', '/')}.py"
     space = opened({file: "MINE = True\n", "handlers.py": f"from {name} import MINE\n"})
     assert space.import_module("handlers").MINE is True
@@ -100,7 +101,7 @@ def test_the_folders_modules_may_be_called_like_ours(name: str, opened: Open) ->
 def test_a_module_called_like_a_standard_one_hides_it_from_the_folder_alone(
     name: str, opened: Open
 ) -> None:
-    """The folder's `queue.py` wins for the folder's modules; for all others nothing changes."""
+    """The folder's `queue.py` wins for the folder's modules; for all other code nothing changes."""
     code = f"import {name}\nimport functools, concurrent.futures\nMINE = {name}.MINE\n"
     space = opened({f"{name}.py": "MINE = 7\n", "handlers.py": code})
     before = sys.modules[name]
@@ -111,7 +112,9 @@ def test_a_module_called_like_a_standard_one_hides_it_from_the_folder_alone(
 
 
 def test_nothing_in_the_folder_passes_for_threadloom(opened: Open) -> None:
-    """A stray `threadloom.py` would give handlers another `payload` than the one that counts."""
+    """A stray `threadloom.py` in the folder does not replace the real package, and so the real
+    `payload`.
+    """
     space = opened({"threadloom.py": "", "handlers.py": "from threadloom import payload\n"})
     assert space.import_module("handlers").payload is importlib.import_module("threadloom").payload
 
@@ -119,7 +122,7 @@ def test_nothing_in_the_folder_passes_for_threadloom(opened: Open) -> None:
 def test_what_is_not_in_the_folder_is_the_processs(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Installed modules and those on PYTHONPATH are imported under their own names, once."""
+    """Installed modules and those on PYTHONPATH are imported once, under their own names."""
     write(tmp_path / "installed", {"space_installed.py": "", "space_deep/__init__.py": ""})
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
     code = "import space_installed, space_deep as deep\nimport xml.dom.minidom\n"
@@ -160,8 +163,8 @@ SHOP = {
 def test_every_form_of_import_finds_the_folders_module(
     statement: str, expression: str, opened: Open
 ) -> None:
-    """At the top of a module, in a function that runs later, and in code that is compiled there:
-    it is always the one class.
+    """An import at the top of a module, in a function that runs later, and in code compiled
+    there all give the same class.
     """
     inside = statement.replace("import *", "import Order")
     code = (
@@ -190,7 +193,10 @@ def test_two_modules_that_import_each_other(opened: Open) -> None:
 def test_a_folder_without_init_is_meant_by_those_who_ask_for_what_lies_in_it(
     opened: Open,
 ) -> None:
-    """`parts/` is a package, and `json/` means the standard one but for `json.wheel`."""
+    """`parts/` is a package.
+
+    `json` means the standard package, and only `json.wheel` means the folder's.
+    """
     code = (
         "import json, parts.wheel\nfrom parts import axle\nfrom json import loads\n"
         "from json import wheel\nfrom json.wheel import A\nimport json.decoder\n"
@@ -205,14 +211,14 @@ def test_a_folder_without_init_is_meant_by_those_who_ask_for_what_lies_in_it(
 
 
 def test_a_module_without_its_source(opened: Open, tmp_path: Path) -> None:
-    """Of a module that was shipped compiled, the imports mean the folder's modules as well."""
+    """Imports in a module that was shipped compiled also find the folder's modules."""
     space = opened({"source.py": "from prices import PRICE\n", "prices.py": "PRICE = 1\n"})
     py_compile.compile(str(tmp_path / "desk" / "source.py"), str(tmp_path / "desk" / "shut.pyc"))
     assert space.import_module("shut").PRICE == 1
 
 
 def test_a_guarded_main_and_imports_for_type_checkers_do_not_run(opened: Open) -> None:
-    """`__name__` is not `__main__`, and TYPE_CHECKING is false."""
+    """In these modules `__name__` is not `__main__`, and TYPE_CHECKING is false."""
     code = (
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from nowhere import Nothing\n"
@@ -274,8 +280,10 @@ def test_objects_are_pickled_within_the_process(opened: Open) -> None:
 
 
 def test_what_is_imported_by_a_text_is_the_processs(opened: Open) -> None:
-    """`strptime` imports `_strptime`, unpickling what the pickle names, and `import_module` what
-    it is told, wherever they are called: a module of that name in the folder is not meant.
+    """`strptime`, unpickling and `import_module` import by a name given as text.
+
+    Wherever they are called, they import the process's module and not one of that name in the
+    folder.
     """
     code = (
         "import datetime, importlib, pickle\n"
@@ -291,7 +299,7 @@ def test_what_is_imported_by_a_text_is_the_processs(opened: Open) -> None:
 
 
 def test_tracebacks_and_digests_are_of_the_real_file(opened: Open, tmp_path: Path) -> None:
-    """A traceback shows the line in the file, and each file that ran is known by its digest."""
+    """A traceback shows the line in the file, and the digest of each file that ran is known."""
     space = opened({"handlers.py": "def fail():\n    return 1 / 0\n", "unused.py": ""})
     with pytest.raises(ZeroDivisionError) as caught:
         space.import_module("handlers").fail()
@@ -304,7 +312,7 @@ def test_tracebacks_and_digests_are_of_the_real_file(opened: Open, tmp_path: Pat
 def test_a_modules_logger_is_the_one_of_its_public_name(
     opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`getLogger(__name__)` obeys the level that somebody set for `space_voice`, and says so."""
+    """`getLogger(__name__)` has the public name `space_voice` and the level that was set for it."""
     code = "import logging\nlogger = logging.getLogger(__name__)\n"
     voice = opened({"space_voice.py": code}).import_module("space_voice")
     with caplog.at_level(logging.ERROR, logger="space_voice"):
@@ -315,7 +323,7 @@ def test_a_modules_logger_is_the_one_of_its_public_name(
 
 
 def test_private_names_are_taken_out_of_texts(opened: Open) -> None:
-    """What people read names modules as the organism file does."""
+    """Texts for people name modules as the organism file does."""
     cart = opened({"shop/kinds.py": "class Cart: ...\n"}).import_module("shop.kinds").Cart
     assert repr(cart) != (told := public(f"{cart!r} and {cart!r}"))
     assert told == "<class 'shop.kinds.Cart'> and <class 'shop.kinds.Cart'>"
@@ -338,7 +346,7 @@ def test_private_names_are_taken_out_of_texts(opened: Open) -> None:
 def test_a_missing_module_is_called_by_its_public_name(
     statement: str, message: str, name: str, opened: Open
 ) -> None:
-    """So that a handler's own `except ModuleNotFoundError` sees the name that it asked for."""
+    """A handler's own `except ModuleNotFoundError` sees the name that the handler asked for."""
     files = SHOP | {"shop/wrong.py": "from . import models\nfrom .gone import x\n"}
     space = opened(files | {"handlers.py": statement})
     with pytest.raises(ModuleNotFoundError) as caught:
@@ -349,7 +357,9 @@ def test_a_missing_module_is_called_by_its_public_name(
 
 @pytest.mark.parametrize("fault", ["1/0", "def (", "raise SystemExit", "from os import nothing"])
 def test_a_module_that_fails_leaves_nothing_of_itself(fault: str, opened: Open) -> None:
-    """It is not there afterwards, as little as what asked for it; mended, it is loaded."""
+    """A failed module is removed, and so is the module that imported it; after a repair both
+    load.
+    """
     files = {"handlers.py": "import good\nimport broken\n", "good.py": "", "broken.py": fault}
     space = opened(files)
     with pytest.raises(BaseException):  # noqa: B017, PT011  # whatever it is
@@ -360,7 +370,7 @@ def test_a_module_that_fails_leaves_nothing_of_itself(fault: str, opened: Open) 
 
 
 def test_a_discarded_space_is_gone_and_what_runs_goes_on(opened: Open) -> None:
-    """Its functions still run; another space of the folder is untouched."""
+    """Functions of the discarded space still run, and another space of the folder is untouched."""
     files = {"handlers.py": "import json\nRATE = 2\ndef double(n):\n    return n * RATE\n"}
     space, other = opened(files), opened(files)
     double = space.import_module("handlers").double
@@ -380,7 +390,7 @@ def test_a_discarded_space_is_gone_and_what_runs_goes_on(opened: Open) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Files], Path]]:
-    """Write a project's files into the folder `desk`, from where the process imports, too."""
+    """Write a project's files into the folder `desk`, which the process can also import."""
     before = set(sys.modules)
 
     def made(files: Files) -> Path:
@@ -396,7 +406,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def test_a_module_that_the_process_has_is_shared(
     project: Callable[[Files], Path], opened: Open
 ) -> None:
-    """What the process imported before, from the very file, is not loaded a second time."""
+    """A module that the process imported before from the same file is not loaded a second time."""
     project({"space_models.py": "class Order: ...\n"})
     models: Any = importlib.import_module("space_models")
     code = "import space_models\nfrom space_models import Order\nimport space_later\n"
@@ -412,8 +422,8 @@ def test_a_module_that_the_process_has_is_shared(
 def test_a_package_that_the_process_has_is_shared_with_all_that_is_in_it(
     project: Callable[[Files], Path], opened: Open
 ) -> None:
-    """A Django app's `signals` or `tasks` are registered once, also if a handler is the first to
-    import them: by their ordinary names, relative imports included.
+    """A Django app's `signals` or `tasks` are registered once, even if a handler imports them
+    first. They have their ordinary names, and relative imports work.
     """
     project({
         "space_orders/__init__.py": "",
@@ -435,7 +445,9 @@ def test_a_package_that_the_process_has_is_shared_with_all_that_is_in_it(
 def test_a_module_in_a_folder_without_init_is_shared_by_its_file(
     project: Callable[[Files], Path], opened: Open
 ) -> None:
-    """Such a package belongs to nobody: what the process has of it is shared, the rest is not."""
+    """A namespace package is not shared as a whole: the modules that the process has imported
+    are shared, the others are not.
+    """
     project({"space_bare/models.py": "", "space_bare/handlers.py": "from . import models\n"})
     models = importlib.import_module("space_bare.models")
     handlers = opened().import_module("space_bare.handlers")
@@ -446,7 +458,7 @@ def test_a_module_in_a_folder_without_init_is_shared_by_its_file(
 def test_another_file_of_the_same_name_is_not_shared(
     project: Callable[[Files], Path], opened: Open
 ) -> None:
-    """The name alone says nothing: what counts is the file."""
+    """Modules are the same if their file is the same; the name alone does not count."""
     project({"space_same.py": "WHOSE = 'the process'\n"})
     assert importlib.import_module("space_same").WHOSE == "the process"
     other = opened({"space_same.py": "WHOSE = 'the other'\n"}, folder="other")

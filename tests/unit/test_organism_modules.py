@@ -98,7 +98,7 @@ def private_names() -> list[str]:
 
 
 def test_a_path_is_the_same_in_every_process(write: Write) -> None:
-    """What is stored with a message names the class as the organism file does."""
+    """A stored message names its class as the organism file does."""
     organism = resolved(write())
     ask = organism.listeners["clerk"].accepts["Ask"]
     assert ask.path == "desk.Ask"
@@ -107,7 +107,9 @@ def test_a_path_is_the_same_in_every_process(write: Write) -> None:
 
 
 def test_a_path_means_the_organisms_own_class(write: Write) -> None:
-    """Two organisms have a `desk.Ask` and a `kinds.Outer.Answer` each; none gets the other's."""
+    """Two organisms each have a `desk.Ask` and a `kinds.Outer.Answer`, and neither gets the
+    other's.
+    """
     first, second = resolved(write("first")), resolved(write("second"))
     for path in ("desk.Ask", "kinds.Outer.Answer"):
         one, two = first.payload_type_at(path), second.payload_type_at(path)
@@ -126,13 +128,13 @@ def test_a_path_means_the_organisms_own_class(write: Write) -> None:
      "desk.kinds.Outer.Answer.text", "", ".", "threadloom.app", "os.path.join"],
 )  # fmt: skip
 def test_nothing_is_imported_or_run_on_the_word_of_a_message(path: str, write: Write) -> None:
-    """Neither a module that nobody loaded, nor a module's own `__getattr__`."""
+    """A path in a message imports no module and calls no module's `__getattr__`."""
     organism = resolved(write(unread="1/0"))
     assert organism.payload_type_at(path) is None
 
 
 def test_classes_of_the_process_are_found_by_their_paths(write: Write) -> None:
-    """What all processes have, such as the payloads of the primitives, needs no space."""
+    """Classes that every process has, such as the primitives' payloads, need no module space."""
     found = resolved(write()).payload_type_at("threadloom.primitives.buffer.BufferStart")
     assert found is not None
     assert found.name == "BufferStart"
@@ -141,7 +143,9 @@ def test_classes_of_the_process_are_found_by_their_paths(write: Write) -> None:
 def test_an_object_of_a_senders_own_class_is_taken(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script beside the organism imports `desk` for itself; its Ask is an Ask by its XML."""
+    """A script beside the organism imports `desk` itself; its Ask is accepted because its XML
+    is an Ask.
+    """
     file = write()
     backend = MemoryBackend(organism="desk")
     app = tasks.create_app(file, backend=backend)
@@ -163,7 +167,7 @@ def test_an_object_of_a_senders_own_class_is_taken(
 
 
 def test_an_organism_that_cannot_start_leaves_no_modules(write: Write) -> None:
-    """Whether the file is at fault, a module of its, or a payload class."""
+    """The fault may be in the file, in one of its modules or in a payload class."""
     before = private_names()
     for modules in ({"kinds": "1/0"}, {"desk": DESK.replace("@payload\n@data", "@data")}):
         file = write(**modules)
@@ -175,7 +179,7 @@ def test_an_organism_that_cannot_start_leaves_no_modules(write: Write) -> None:
 
 
 def test_each_module_runs_once_however_many_problems_there_are(write: Write) -> None:
-    """The report of `check` has all of them, and comes of one reading."""
+    """The report of `check` has all problems and comes from one reading."""
     counting = "\nimport builtins\nbuiltins.desk_runs = getattr(builtins, 'desk_runs', 0) + 1\n"
     code = DESK.replace("@payload\n@data", "@data") + counting
     try:
@@ -193,7 +197,9 @@ def test_each_module_runs_once_however_many_problems_there_are(write: Write) -> 
 def test_the_folder_is_that_of_the_file_itself_behind_any_link(
     write: Write, tmp_path: Path
 ) -> None:
-    """A link elsewhere, beside another `desk.py` or none, or a linked folder: one and the same."""
+    """A link to the file from a folder with or without another `desk.py`, and a linked folder,
+    all mean the file's own folder.
+    """
     file = write("real")
     write("beside").unlink()
     (tmp_path / "alone").mkdir()
@@ -215,7 +221,9 @@ attach(app, {file!r})
 
 
 def test_a_module_may_read_the_file_that_names_it(write: Write) -> None:
-    """`desk` makes the team's Celery app, which attaches the organism whose handlers it has."""
+    """`desk` makes the team's Celery app and attaches the organism, whose handlers are in
+    `desk`.
+    """
     place = write()
     place.write_text(re.sub("  celery: .*\n", "", YAML))
     (place.parent / "team.py").write_text(TEAM.format(file=str(place)))
@@ -243,14 +251,14 @@ def refund(amount): ...
 
 @pytest.fixture(autouse=True)
 def _shared_tasks_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `shared_task` is every later app's; those of one test's modules end with the test."""
+    """Let each test's shared tasks end with the test, since every later app would get them."""
     kept = set(celery._state._on_app_finalizers)
     monkeypatch.setattr(celery._state, "_on_app_finalizers", kept)
     monkeypatch.setattr(celery._state, "_apps", weakref.WeakSet())
 
 
 def test_tasks_of_the_folders_modules_have_their_public_names(write: Write) -> None:
-    """`charge.delay()` in a handler sends what another project's worker knows by this name."""
+    """`charge.delay()` in a handler sends the task name that another project's worker knows."""
     organism = resolved(write(billing=BILLING, desk=f"import billing\n{DESK}"))
     billing: Any = organism.space.loaded("billing")
     assert billing.charge.name == "billing.charge"
@@ -262,7 +270,9 @@ def test_tasks_of_the_folders_modules_have_their_public_names(write: Write) -> N
 
 @pytest.mark.parametrize("imports", ["ledger", ["ledger", "json"]])
 def test_what_celery_imports_is_what_the_handlers_have(write: Write, imports: object) -> None:
-    """`celery: {imports: ledger}` means the module in the folder, once, also for the handlers."""
+    """`celery: {imports: ledger}` loads the folder's module once, and handlers get the same
+    module.
+    """
     file = write(ledger="ENTRIES = []\n", desk=f"import ledger\n{DESK}")
     file.write_text(YAML.replace("celery: {", f"celery: {{imports: {imports}, "))
     app = tasks.create_app(file)
@@ -276,7 +286,7 @@ def test_what_celery_imports_is_what_the_handlers_have(write: Write, imports: ob
 def test_what_is_kept_and_logged_of_a_failure_says_public_names(
     write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The operators read `desk.StrangeError`, in the state and in the log."""
+    """Operators read `desk.StrangeError` in the state and in the log."""
     file = write()
     app = tasks.create_app(file)
     runtime = tasks.runtime_of(app)

@@ -1,4 +1,4 @@
-"""Payload classes: what may be one, what travels for each type, and which faults are told."""
+"""Payload classes: what may be one, how each type is written, and which faults are reported."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def everything(**changes: Any) -> Everything:
 
 
 def test_wire_form_is_class_name_and_fields_in_order() -> None:
-    """The form that DESIGN shows, and a field with a default may be absent."""
+    """The form is the design's, and a field with a default may be absent."""
     assert wire(Add(2, 3)) == "<Add><a>2</a><b>3</b></Add>"
     assert read(Add, "<Add>\n  <a>2</a>\n</Add>") == Add(2, 0)
 
 
 def test_every_type_has_its_text() -> None:
-    """One instance of everything, spelled out, and back again through XML and JSON."""
+    """One instance with a field of every type is written out and read back, as XML and as JSON."""
     obj = everything(
         steps=["a", ""],
         table={" k\n": [1, None]},
@@ -155,13 +155,13 @@ def test_every_type_has_its_text() -> None:
      "<&>\"']]>", "é😀\x85\u2028", "\x7f", " "],
 )  # fmt: skip
 def test_text_is_exact(text: str) -> None:
-    """A str comes back as it went, whatever it looks like; so does a dict's key."""
+    """A str, and a dict's key, comes back unchanged, whatever it looks like."""
     obj = everything(text=text, maybe=text, steps=[text], table={text: []})
     assert read(Everything, wire(obj)) == obj
 
 
 def test_text_from_elsewhere() -> None:
-    """CDATA and comments are spelling, not content; absent and empty are different."""
+    """CDATA and comments do not change the content; an absent field and an empty one differ."""
     text = "<Address><street><![CDATA[a <b> ]]>c<!-- no -->d</street></Address>"
     assert read(Address, text) == Address("a <b> cd", None)
     by_hand = etree.fromstring("<Address><!-- x --><street>a<!-- y -->b</street></Address>")
@@ -190,7 +190,7 @@ MOMENT = datetime(2024, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
     ],
 )
 def test_other_spellings_of_a_value(field_name: str, written: str, value: object) -> None:
-    """What XSD calls the same value is read as the same value."""
+    """Each of these spellings is valid in XSD, and is read as the value that it stands for."""
     root = parse_xml(wire(everything()))
     [element] = root.iterchildren(field_name)
     element.text = written
@@ -210,7 +210,9 @@ def test_other_spellings_of_a_value(field_name: str, written: str, value: object
     ],
 )
 def test_values_equal_to_their_type(field_name: str, value: Any, back: Any) -> None:
-    """Equal values of a neighbouring kind travel; odd UTC offsets keep the instant."""
+    """A value of a related type is accepted if it equals one of the field's type; unusual UTC
+    offsets keep the instant.
+    """
     obj = read(Everything, wire(everything(**{field_name: value})))
     assert getattr(obj, field_name) == (value if back is None else back)
 
@@ -250,7 +252,7 @@ def test_values_equal_to_their_type(field_name: str, value: Any, back: Any) -> N
     ],
 )
 def test_wrong_values_are_told_with_their_path(field_name: str, value: Any, fault: str) -> None:
-    """Neither XML nor JSON is written from an object that breaks its annotations."""
+    """An object that breaks its annotations is written neither as XML nor as JSON."""
     kind, obj = payload_type(Everything), everything(**{field_name: value})
     for write in (kind.to_element, kind.to_json):
         with pytest.raises(InvalidPayloadError) as caught:
@@ -260,7 +262,7 @@ def test_wrong_values_are_told_with_their_path(field_name: str, value: Any, faul
 
 
 def test_every_fault_at_once() -> None:
-    """A sender repairs all of them in one go."""
+    """All faults are reported together, so that the sender can repair them in one go."""
     obj = everything(text=1, steps=[2, "x", 3], home=Address(4))  # type: ignore[arg-type]
     with pytest.raises(InvalidPayloadError) as caught:
         payload_type(Everything).to_element(obj)
@@ -270,7 +272,7 @@ def test_every_fault_at_once() -> None:
 
 
 def test_foreign_objects_and_subclasses_are_refused() -> None:
-    """A subclass would lose its own fields on the way."""
+    """A subclass is refused because it would lose its own fields on the wire."""
 
     class More(Add):
         pass
@@ -296,7 +298,7 @@ def test_foreign_objects_and_subclasses_are_refused() -> None:
     ],
 )
 def test_elements_that_break_the_schema(text: str, fault: str) -> None:
-    """The schema's own messages, cut to a readable length."""
+    """The faults are the schema's own messages, cut to a readable length."""
     with pytest.raises(InvalidPayloadError, match=fault) as caught:
         read(Add, text)
     assert all(len(told) < 600 for told in caught.value.faults)
@@ -319,7 +321,9 @@ def test_elements_that_break_the_schema(text: str, fault: str) -> None:
     ],
 )
 def test_what_python_cannot_hold_is_a_fault(field_name: str, written: str) -> None:
-    """Valid for XSD's built-in type and still not a value of ours."""
+    """The value is valid for XSD's built-in type, but no Python value of the field's type
+    exists.
+    """
     root = parse_xml(wire(everything()))
     [element] = root.iterchildren(field_name)
     element.text = written
@@ -328,14 +332,16 @@ def test_what_python_cannot_hold_is_a_fault(field_name: str, written: str) -> No
 
 
 def test_a_key_twice_is_a_fault() -> None:
-    """A dict would keep one of them and lose the other silently."""
+    """A dict would keep one of the two values and lose the other silently."""
     text = wire(everything(table={"k": [], "l": []})).replace('"l"', '"k"')
     with pytest.raises(InvalidPayloadError, match="stands there twice"):
         read(Everything, text)
 
 
 def test_json_faults() -> None:
-    """Unknown keys, missing fields and wrong types are told together; nothing is guessed."""
+    """Unknown keys, missing fields and wrong types are reported together, and nothing is
+    guessed.
+    """
     with pytest.raises(InvalidPayloadError) as caught:
         payload_type(Add).from_json({"b": "1", "c": 2, 3: 4})  # type: ignore[dict-item]
     assert caught.value.faults == (
@@ -365,7 +371,7 @@ def test_json_faults() -> None:
     ],
 )
 def test_json_takes_python_values_of_the_type(field_name: str, given: Any, value: Any) -> None:
-    """Celery's JSON brings dates and decimals back as such, so they are taken as they are."""
+    """Celery's JSON decodes dates and decimals to Python values, so these values are accepted."""
     kind = payload_type(Everything)
     values = {**kind.to_json(everything()), field_name: given}
     assert getattr(kind.from_json(values), field_name) == value
@@ -387,7 +393,7 @@ def test_json_takes_python_values_of_the_type(field_name: str, given: Any, value
     ],
 )  # fmt: skip
 def test_json_of_the_wrong_kind(field_name: str, given: Any) -> None:
-    """Each is one fault that begins with its field."""
+    """Each value gives one fault that begins with its field."""
     kind = payload_type(Everything)
     with pytest.raises(InvalidPayloadError) as caught:
         kind.from_json({**kind.to_json(everything()), field_name: given})
@@ -405,7 +411,9 @@ class Positive:
 
 
 def test_the_class_has_the_last_word() -> None:
-    """A `__post_init__` that refuses is a fault of the message, and examples can be given."""
+    """A `__post_init__` that raises gives a fault of the message, and a class may give its
+    example.
+    """
     assert payload_type(Positive).example() == Positive(5)
     for make in (
         lambda: read(Positive, "<Positive><value>1</value></Positive>"),
@@ -486,7 +494,7 @@ def test_what_cannot_be_a_payload(define: Callable[[], Any], reason: str) -> Non
 
 
 def test_a_payload_type_is_built_once_and_not_inherited() -> None:
-    """Each class has its own, and it travels by the class's name."""
+    """Each class has its own payload type, and its element is named after the class."""
     assert payload_type(Child) is payload_type(Child)
     assert payload_type(Child) is not payload_type(Add)
     assert wire(Child(1)) == "<Child><a>1</a><b>0</b><c>c</c></Child>"
@@ -518,7 +526,7 @@ def test_xml_cannot_be_changed_from_outside() -> None:
 
 
 def test_xml_keeps_its_content_inside_a_payload() -> None:
-    """Namespaces, blanks and line ends of a raw element survive the element around it."""
+    """Namespaces, blanks and line ends of a raw element survive inside another element."""
     raw = XML(
         "<p:a xmlns:p='urn:p' p:k='&#10;'> <b>&#13;\n</b><c xmlns='urn:c'><d xmlns=''/></c></p:a>"
     )
@@ -527,7 +535,9 @@ def test_xml_keeps_its_content_inside_a_payload() -> None:
 
 
 def _deep() -> etree._Element:
-    """131 072 levels, by appending a copy to the innermost element seventeen times."""
+    """Make an element of 131 072 levels by appending a copy to the innermost element seventeen
+    times.
+    """
     root = etree.Element("a")
     for _ in range(17):
         *_, innermost = root.iter()
@@ -549,6 +559,6 @@ def _deep() -> etree._Element:
     ],
 )
 def test_xml_refuses(make_source: Callable[[], Any]) -> None:
-    """What ingress refuses is no XML here either; a hundred thousand levels crash nothing."""
+    """XML refuses what ingress refuses, and a hundred thousand levels crash nothing."""
     with pytest.raises(InvalidPayloadError):
         XML(make_source())

@@ -1,4 +1,4 @@
-"""The error payloads: what they quote is cut and clean, and what they tell is nobody's secret."""
+"""The error payloads: their quotations are cut and clean, and their texts reveal no secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CYCLE.append(CYCLE)
     ],
 )
 def test_a_huh_gives_back_how_the_attempt_began(attempt: object, kept: bytes) -> None:
-    """Anything can have been sent; it comes back as bytes, cut to 4 KiB."""
+    """The sender may have sent anything; the `huh` returns its first 4 KiB as bytes."""
     huh = Huh.of("why", attempt)
     assert huh == Huh("why", kept)
     kind = payload_type(Huh)
@@ -38,7 +38,7 @@ def test_a_huh_gives_back_how_the_attempt_began(attempt: object, kept: bytes) ->
 
 
 def test_error_texts_are_always_xml() -> None:
-    """They quote parsers and senders, who may say anything at any length."""
+    """Error texts quote parsers and senders, so they may contain anything at any length."""
     kind = payload_type(Huh)
     assert Huh.of("a\0b\ud800", b"").error == "a\ufffdb\ufffd"
     assert len(Huh.of("x" * 100_000, b"").error) == MAX_ERROR_CHARS
@@ -46,7 +46,7 @@ def test_error_texts_are_always_xml() -> None:
 
 
 def test_every_fault_is_valid_and_names_nobody() -> None:
-    """Each constructor makes a payload of its own code; unknown and forbidden are one text."""
+    """Each constructor makes a payload of its own code; "unknown" and "forbidden" have one text."""
     made = {
         name: make()
         for name, make in inspect.getmembers(faults, inspect.isfunction)

@@ -88,7 +88,7 @@ _text = _text | st.sampled_from(["", "007", "true", " a", "\r\n", "\r", "]]>", "
 _name = st.from_regex(r"[a-z][a-z0-9]{0,3}", fullmatch=True)
 
 
-# Few names, so that prefixes and namespaces are declared again and again, one way and another.
+# Few names, so that the same prefixes and namespaces are declared in many ways.
 _declared = st.dictionaries(
     st.sampled_from(["", "p", "q"]), st.sampled_from(["urn:u", "urn:v", NAMESPACE]), max_size=2
 )
@@ -171,7 +171,9 @@ _whole = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(_whole)
 def test_xml_round_trip(obj: Whole) -> None:
-    """Object → element → canonical bytes → parse → schema → the same object and bytes."""
+    """An object becomes an element, canonical bytes, a parsed and validated element, and again
+    an equal object with the same bytes.
+    """
     kind = payload_type(Whole)
     data = canonical(kind.to_element(obj))
     again = kind.from_element(parse_xml(data))
@@ -182,7 +184,7 @@ def test_xml_round_trip(obj: Whole) -> None:
 @settings(deadline=None, max_examples=60)
 @given(_whole)
 def test_json_round_trip(obj: Whole) -> None:
-    """Object → JSON text without any extension → the same object."""
+    """An object becomes JSON text without any extension, and again an equal object."""
     kind = payload_type(Whole)
     text = json.dumps(kind.to_json(obj), allow_nan=False)
     assert kind.from_json(json.loads(text)) == obj
@@ -204,7 +206,7 @@ def test_envelope_round_trip(obj: Whole, name: str) -> None:
 @settings(deadline=None, max_examples=60)
 @given(_nested_xml.filter(lambda raw: not raw.element.tag.startswith(f"{{{NAMESPACE}}}")))
 def test_any_raw_element_is_carried_exactly(raw: XML) -> None:
-    """Whatever its namespaces, a raw payload is the same inside an envelope as outside."""
+    """A raw payload is the same inside an envelope as outside, whatever its namespaces."""
     envelope = parse_envelope(build_envelope("a", "b", "t", raw.element))
     assert XML(canonical(envelope.payload)) == raw == XML(envelope.payload)
 
@@ -220,9 +222,8 @@ def test_any_raw_element_is_carried_exactly(raw: XML) -> None:
     ],
 )
 def test_prefixes_are_not_rewritten(text: str) -> None:
-    """lxml merges declarations of one namespace when it moves elements; a canonical form shows it.
-
-    So does a signature over it, and `results` promises its items exactly.
+    """lxml merges declarations of one namespace when it moves elements, which changes the
+    canonical form. It would also change a signature, and `results` promises its items exactly.
     """
     raw = XML(text)
     assert raw.text == text.replace("?&gt;", "?>")
@@ -244,7 +245,7 @@ class Holder:
 
 
 def test_nan_travels() -> None:
-    """It is equal to nothing, so it needs its own test."""
+    """NaN is not equal to itself, so it needs its own test."""
     inner = Inner("x", float("nan"))
     kind = payload_type(Inner)
     for again in (kind.from_element(kind.to_element(inner)), kind.from_json(kind.to_json(inner))):

@@ -1,7 +1,7 @@
-"""The planner's rules of calls, replies and limits, on made-up frames: no broker, no registry.
+"""The planner's rules of calls, replies and limits, on made-up frames without broker and registry.
 
-A frame is one position in a call tree: `at("ann", "bob")` is bob, called by ann, called by
-the injector. What joins decide is tested with sequences and buffers.
+A frame is one position in a call tree: `at("ann", "bob")` is bob, called by ann, called by the
+injector. `test_primitives.py` tests what joins decide.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from threadloom.routing.states import ConversationStatus
 @payload
 @dataclass
 class Note:
-    """What the made-up listeners take."""
+    """The payload class that the made-up listeners declare."""
 
     text: str = ""
 
@@ -38,14 +38,14 @@ class Note:
 @payload
 @dataclass
 class Other:
-    """What none of them declares."""
+    """A payload class that no listener declares."""
 
     number: int = 0
 
 
 @dataclass
 class Stranger:
-    """No payload at all."""
+    """A class that is not a payload class."""
 
 
 ACCEPTS = {"Note": payload_type(Note)}
@@ -68,7 +68,10 @@ def organism(*, max_depth: int = 4, **options: Any) -> Organism:
 
 
 def at(*names: str, **options: Any) -> Frame:
-    """The frame of the last of `names`, each called by the one before, the first from outside."""
+    """Return the frame of the last of `names`.
+
+    Each of them was called by the one before it, the first one by the injector.
+    """
     chain = ("external", *names)
     thread = Thread(f"t{len(names)}", chain, f"t{len(names) - 1}")
     envelope = b""
@@ -85,7 +88,7 @@ def decide(frame: Frame, *actions: Action, **options: Any) -> Transition:
 
 
 def said(delivery: Delivery) -> tuple[str, str, str, str]:
-    """From, to, thread, payload of a delivery; its envelope says the same."""
+    """Return a delivery's sender, receiver, thread and payload, which its envelope must repeat."""
     envelope = parse_envelope(delivery.envelope)
     assert (envelope.from_id, envelope.to, envelope.thread) == (
         delivery.from_id, delivery.to, delivery.thread_id,
@@ -95,7 +98,7 @@ def said(delivery: Delivery) -> tuple[str, str, str, str]:
 
 
 def code(delivery: Delivery) -> str | None:
-    """The code of the SystemError that a delivery carries."""
+    """Return the code of the SystemError that a delivery carries."""
     return parse_envelope(delivery.envelope).payload.findtext("code")
 
 
@@ -119,7 +122,7 @@ def test_a_call_extends_the_chain_by_one() -> None:
 
 
 def test_a_known_child_thread_is_used_again() -> None:
-    """Nothing is proposed for a peer that was called from this thread before."""
+    """The plan has no new thread for a peer that was called from this thread before."""
     frame = at("ann", children={("t1", "bob"): "known"})
     transition = decide(frame, call("bob"))
     assert [d.thread_id for d in transition.deliveries] == ["known"]
@@ -127,7 +130,7 @@ def test_a_known_child_thread_is_used_again() -> None:
 
 
 def test_two_calls_to_one_peer_share_one_new_thread() -> None:
-    """In one list as well: two deliveries, one thread."""
+    """Two calls in one list make two deliveries on one thread."""
     transition = decide(at("ann"), call("bob"), call("bob"), call("eve"))
     assert [d.to for d in transition.deliveries] == ["bob", "bob", "eve"]
     assert len({d.thread_id for d in transition.deliveries}) == 2
@@ -136,7 +139,7 @@ def test_two_calls_to_one_peer_share_one_new_thread() -> None:
 
 
 def test_a_self_call_keeps_the_thread_and_the_depth() -> None:
-    """Also for one who may call nobody: one's own name is always allowed."""
+    """A listener may always call itself, even with an empty list of peers."""
     for name in ("ann", "eve"):
         transition = decide(at("bob", name), call(name))
         assert [said(d) for d in transition.deliveries] == [(name, name, "t2", "Note")]
@@ -159,9 +162,8 @@ def test_a_self_call_keeps_the_thread_and_the_depth() -> None:
 def test_what_may_not_be_called_is_answered_to_the_caller(
     caller: str, target: str, told: str
 ) -> None:
-    """On its own thread, from the system; the target, if there is one, gets nothing.
-
-    An empty target, as a language model may choose it, does not make the call a reply.
+    """The caller gets an error from the system on its own thread, and the target, if it exists,
+    gets nothing. A language model may choose an empty target; the call is still not a reply.
     """
     transition = decide(at(caller), call(target))
     assert transition.ending is None
@@ -183,7 +185,7 @@ def test_more_calls_than_the_limit_are_not_even_looked_at() -> None:
 
 
 def test_unknown_and_forbidden_read_alike() -> None:
-    """Byte for byte, the ids aside."""
+    """The two errors are equal byte for byte, except for ids."""
     unknown, forbidden = (decide(at("bob"), call(to)) for to in ("nobody", "a.b"))
     assert unknown.deliveries == forbidden.deliveries
 
@@ -202,19 +204,19 @@ def test_unknown_and_forbidden_read_alike() -> None:
     ],
 )
 def test_a_call_that_breaks_a_contract_is_answered_to_the_caller(message: Any, told: str) -> None:
-    """What the target does not take, or what cannot be written, is not sent."""
+    """A payload that the target does not take, or that cannot be written, is not sent."""
     [delivery] = decide(at("ann"), call("bob", message)).deliveries
     assert said(delivery) == ("system", "ann", "t1", told)
 
 
 def test_a_raw_element_of_a_declared_class_may_be_sent() -> None:
-    """XML as it stands; the receiver's schema sees to the rest."""
+    """The XML is sent as it is; the receiver's schema validates it."""
     [delivery] = decide(at("ann"), call("bob", XML("<Note><text>x</text></Note>"))).deliveries
     assert said(delivery)[:2] == ("ann", "bob")
 
 
 def test_a_reply_prunes_the_chain_by_one() -> None:
-    """It goes to the caller on the caller's thread, whatever its class."""
+    """The reply goes to the caller on the caller's thread, whatever its class."""
     transition = decide(at("ann", "bob", "eve"), HandlerResponse.respond(Other(1)))
     assert [said(d) for d in transition.deliveries] == [("eve", "bob", "t2", "Other")]
     assert [d.depth for d in transition.deliveries] == [2]
@@ -223,7 +225,7 @@ def test_a_reply_prunes_the_chain_by_one() -> None:
 
 
 def test_dots_are_ordinary_characters() -> None:
-    """`a` → `b.c` and `a.b` → `c` are two chains; a reply goes one step up, not one dot."""
+    """`a` → `b.c` and `a.b` → `c` are two chains; a reply goes up by one name, not by one dot."""
     [delivery] = decide(at("a", "b.c"), REPLY).deliveries
     assert said(delivery) == ("b.c", "a", "t1", "Note")
     [thread] = decide(at("a.b"), call("b.c")).threads
@@ -231,7 +233,7 @@ def test_dots_are_ordinary_characters() -> None:
 
 
 def test_a_first_hop_reply_ends_the_conversation() -> None:
-    """Its value is JSON, on the injector's thread; nothing is delivered."""
+    """The value is JSON, on the injector's thread, and nothing is delivered."""
     transition = decide(at("ann"), REPLY)
     assert transition.deliveries == ()
     assert transition.ending is not None
@@ -240,14 +242,14 @@ def test_a_first_hop_reply_ends_the_conversation() -> None:
 
 
 def test_the_first_ending_of_a_run_counts() -> None:
-    """A list of two replies at the first hop: one value."""
+    """A list of two replies at the first hop gives one value."""
     transition = decide(at("ann"), REPLY, HandlerResponse.respond(Note("again")))
     assert transition.ending is not None
     assert transition.ending.value["payload"] == {"text": "done"}
 
 
 def test_a_repaired_message_is_mentioned_in_the_value() -> None:
-    """What had to be repaired in the injected XML stands beside the reply."""
+    """The repairs of the injected XML are in the value, beside the reply."""
     frame = at("ann")
     frame = replace(frame, thread=replace(frame.thread, repairs="line 1: mended"))
     ending = decide(frame, REPLY).ending
@@ -257,7 +259,10 @@ def test_a_repaired_message_is_mentioned_in_the_value() -> None:
 
 @pytest.mark.parametrize("fault", [handler_fault(), timeout_fault()])
 def test_a_fault_goes_to_the_caller_and_its_details_do_not(fault: Any) -> None:
-    """Inside as a reply, at the first hop as the conversation's error; the note is apart."""
+    """Inside, the fault is a reply; at the first hop it is the conversation's error.
+
+    The details are in a separate note.
+    """
     action = Fault(fault, "the secret")
     inside = decide(at("ann", "bob"), action)
     assert [said(d) for d in inside.deliveries] == [("bob", "ann", "t1", "SystemError")]
@@ -272,7 +277,7 @@ def test_a_fault_goes_to_the_caller_and_its_details_do_not(fault: Any) -> None:
 
 
 def test_a_reply_that_cannot_be_written_is_a_fault() -> None:
-    """The caller is told that something went wrong, and the operators what."""
+    """The caller gets a generic error, and the operators get its cause."""
     transition = decide(at("ann", "bob"), HandlerResponse.respond(Stranger()))
     [delivery] = transition.deliveries
     assert code(delivery) == "handler"
@@ -280,7 +285,7 @@ def test_a_reply_that_cannot_be_written_is_a_fault() -> None:
 
 
 def test_the_depth_limit_refuses_the_call_and_not_the_self_call() -> None:
-    """At the limit the caller is told; it may still reply, and call itself."""
+    """At the limit a call gets an error; the listener may still reply and call itself."""
     deep = at("ann", "bob", "ann", "bob")
     [delivery] = decide(deep, call("eve")).deliveries
     assert said(delivery) == ("system", "bob", "t4", "SystemError")
@@ -291,7 +296,9 @@ def test_the_depth_limit_refuses_the_call_and_not_the_self_call() -> None:
 
 @pytest.mark.parametrize("over_limit", [False, True])
 def test_past_the_delivery_limit_the_error_goes_up_once(over_limit: bool) -> None:
-    """Known beforehand or told by the registry: two calls are refused by one error."""
+    """Two calls are refused by one error, whether the limit was known before or the registry
+    reported it.
+    """
     had = 1 if over_limit else 9
     frame = at("ann", "bob", deliveries=had)
     transition = decide(frame, call("eve"), call("ann"), max_deliveries=10, over_limit=over_limit)
@@ -303,12 +310,12 @@ def test_past_the_delivery_limit_the_error_goes_up_once(over_limit: bool) -> Non
 
 
 def test_within_the_delivery_limit_the_registry_has_the_last_word() -> None:
-    """A transition with calls carries the limit: others may have called meanwhile."""
+    """A transition with calls carries the limit, because others may have called meanwhile."""
     assert decide(at("ann", deliveries=9), call("bob"), max_deliveries=10).max_deliveries == 10
 
 
 def test_a_wait_is_no_delivery() -> None:
-    """It names the thread and whom the input is for."""
+    """A wait names its thread and the listener that the input is for."""
     transition = decide(at("ann", "bob"), HandlerResponse.await_input("Go on?"))
     [wait] = transition.waits
     assert (wait.thread_id, wait.listener, wait.prompt) == ("t2", "bob", "Go on?")
@@ -316,7 +323,7 @@ def test_a_wait_is_no_delivery() -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    """None plans nothing; whether the conversation is over is for the registry to count."""
+    """None plans nothing; the registry counts whether the conversation is over."""
     transition = decide(at("ann"))
     assert (transition.deliveries, transition.ending, transition.note) == ((), None, "")
 
@@ -326,14 +333,16 @@ def test_nothing_is_nothing() -> None:
     [(None, 0), ([], 0), ((), 0), (REPLY, 1), ([REPLY, call("bob")], 2)],
 )
 def test_what_a_handler_may_return(returned: Any, count: int) -> None:
-    """Nothing, one response, or a list of them."""
+    """A handler may return None, one response, or a list of responses."""
     assert len(read_return(returned)) == count
     assert not any(isinstance(action, Fault) for action in read_return(returned))
 
 
 @pytest.mark.parametrize("returned", ["text", b"", 7, {}, Note(), [REPLY, "text"], [None]])
 def test_anything_else_is_a_fault(returned: Any) -> None:
-    """Also one stranger among responses: nothing of the list is done."""
+    """One wrong object in a list of responses is a fault as well: no response of the list is
+    sent.
+    """
     [action] = read_return(returned)
     assert isinstance(action, Fault)
     assert action.payload.code == "handler"
@@ -345,9 +354,9 @@ NAMES = st.sampled_from(["ann", "bob", "eve", "a", "a.b", "b.c"])
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.lists(NAMES, max_size=6))
 def test_every_call_is_answered_or_delivered(chain: list[str], targets: list[str]) -> None:
-    """Whoever calls whom from wherever: each call becomes one delivery, to the target or back.
+    """Whoever calls whom, each call becomes one delivery to the target or one back to the caller.
 
-    A delivery to another stands on a thread one deeper, whose chain ends in caller and target.
+    A delivery to another listener has a thread one deeper, whose chain ends in caller and target.
     """
     frame = at(*chain)
     transition = decide(frame, *map(call, targets))
@@ -377,7 +386,9 @@ def test_every_call_is_answered_or_delivered(chain: list[str], targets: list[str
 def test_a_delivery_says_how_long_any_worker_may_run_it(
     options: dict[str, Any], expected: float
 ) -> None:
-    """Its listener's time; none for one that is reached through its queue alone."""
+    """The time is its listener's timeout, or none if the listener is reached only through its
+    queue.
+    """
     known = organism()
     listeners = {**known.listeners, "ann": listener("ann", **options)}
     called = plan(

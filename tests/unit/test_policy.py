@@ -32,14 +32,14 @@ from threadloom.primitives.policy import thresholds
         ("at_least:1%", 5, (1, 5)),
         ("at_least:29%", 100, (29, 72)),
         ("at_least:07", 10, (7, 4)),
-        # Nothing to do meets everything.
+        # A buffer without items meets every policy.
         ("best_effort", 0, (0, 0)),
         ("at_least:3", 0, (0, 0)),
         ("any", 0, (0, 0)),
     ],
 )
 def test_the_thresholds_of_a_policy(policy: str, total: int, expected: tuple[int, int]) -> None:
-    """At how many successes it ends, and at how many failures."""
+    """A policy gives the number of successes and the number of failures at which the join ends."""
     assert thresholds(policy, total) == expected
 
 
@@ -54,20 +54,24 @@ def test_the_thresholds_of_a_policy(policy: str, total: int, expected: tuple[int
 )  # fmt: skip
 @pytest.mark.parametrize("total", [0, 3])
 def test_what_is_no_policy_is_refused(policy: str, total: int) -> None:
-    """Even for a buffer without items, and with a text that says what there is."""
+    """An unknown policy is refused even for a buffer without items, with a text that lists the
+    policies.
+    """
     with pytest.raises(ValueError, match="policy"):
         thresholds(policy, total)
 
 
 @pytest.mark.parametrize("policy", ["at_least:0", "at_least:0%", "at_least:4", "at_least:101%"])
 def test_what_cannot_be_met_or_asks_for_nothing_is_refused(policy: str) -> None:
-    """Four of three, or none of three, is a mistake of whoever wrote it."""
+    """Four of three, or none of three, is a mistake of the policy's author."""
     with pytest.raises(ValueError, match="cannot be met by 3 items"):
         thresholds(policy, 3)
 
 
 def ends_after(policy: str, answers: tuple[bool, ...]) -> int:
-    """How many answers a join of these thresholds takes before it fires, as a backend counts."""
+    """Return how many answers a join with these thresholds takes before it fires, counted as a
+    backend does.
+    """
     need_ok, need_failed = thresholds(policy, len(answers))
     ok = failed = 0
     for success in answers:
@@ -78,7 +82,9 @@ def ends_after(policy: str, answers: tuple[bool, ...]) -> int:
 
 
 def should_end_after(needed: float, fail_fast: bool, answers: tuple[bool, ...]) -> int:
-    """The same by definition: once it is decided whether `needed` will be reached."""
+    """Return the same number by definition: the answers until it is certain whether `needed`
+    will be reached.
+    """
     for count in range(1, len(answers) + 1):
         ok, left = sum(answers[:count]), len(answers) - count
         if ok >= needed or (needed != inf and ok + left < needed):
@@ -89,7 +95,7 @@ def should_end_after(needed: float, fail_fast: bool, answers: tuple[bool, ...]) 
 
 
 def needed_by(policy: str, total: int) -> float:
-    """How many successes a policy asks for; `best_effort` waits for all there are."""
+    """Return how many successes a policy asks for; `best_effort` waits for all items."""
     if policy == "best_effort":
         return inf
     if policy in ("all", "any"):
@@ -109,7 +115,7 @@ def needed_by(policy: str, total: int) -> float:
 def test_a_buffer_ends_exactly_when_its_policy_is_decided(
     answers: tuple[bool, ...], kind: str, fail_fast: bool, data: st.DataObject
 ) -> None:
-    """Neither an answer too early nor one too late, whatever comes in whatever order."""
+    """The join ends neither an answer too early nor one too late, in every order of answers."""
     policy = kind
     if kind == "number":
         policy = f"at_least:{data.draw(st.integers(1, len(answers)))}"

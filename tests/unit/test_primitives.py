@@ -1,4 +1,4 @@
-"""Sequence and buffer as pure functions: what they ask for, given a message and a frame."""
+"""Sequence and buffer as pure functions: the actions they return for a message and a frame."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def organism(**limits: Any) -> Organism:
 def call_in(
     *chain: str, stored: StoredResults | None = None, delivery_id: str = "d", **limits: Any
 ) -> SystemCall:
-    """A call of the last name in a chain, the injector first."""
+    """Return a call of the last name in a chain; the first name is the injector."""
     backend = MemoryBackend(organism="test")
     entry = Delivery(delivery_id, "t", chain[-2], chain[-1], "Start", "", b"")
     frame = Frame("c", entry, Thread("t", chain, "t0"))
@@ -73,7 +73,7 @@ def call_in(
 
 
 def error_of(action: Any) -> Any:
-    """The error a primitive answers with; it counts as a failure."""
+    """Return the error with which a primitive answers; the answer must count as a failure."""
     assert isinstance(action, Fault)
     return action.payload
 
@@ -82,7 +82,7 @@ def error_of(action: Any) -> Any:
 
 
 def test_a_sequence_opens_a_join_that_one_failure_ends() -> None:
-    """Its steps in order, the first one's input, and what the end needs to know."""
+    """The join has the steps in order, the first step's input, and what its end needs to know."""
     start = SequenceStart(["paint", "paint"], PART, return_to="agent", sequence_id="mine")
     fan = sequence(start, call_in("console", "system.sequence"))
     assert isinstance(fan, FanOut)
@@ -94,7 +94,7 @@ def test_a_sequence_opens_a_join_that_one_failure_ends() -> None:
 
 
 def test_a_sequence_without_an_id_gets_one() -> None:
-    """A random one, in its refusals too."""
+    """The id is random, and refusals have one, too."""
     fan = sequence(SequenceStart(["paint"], PART), call_in("console", "system.sequence"))
     assert isinstance(fan, FanOut)
     assert uuid.UUID(fan.label).version == 4
@@ -115,7 +115,7 @@ def test_a_sequence_without_an_id_gets_one() -> None:
 def test_what_a_sequence_refuses(
     start: SequenceStart, limits: dict[str, int], expected: tuple[str, int, str]
 ) -> None:
-    """The step, its index, and why."""
+    """The refusal names the step, its index and the reason."""
     error = error_of(sequence(start, call_in("console", "system.sequence", **limits)))
     assert isinstance(error, SequenceError)
     step, index, text = expected
@@ -127,7 +127,7 @@ def test_what_a_sequence_refuses(
 
 
 def test_a_buffer_opens_a_join_with_the_thresholds_of_its_policy() -> None:
-    """Times in ms, rounded up: a very short time is not none."""
+    """Times are in ms and rounded up, so that a very short time does not become none."""
     start = BufferStart(
         "paint", [PART] * 5, buffer_id="mine", policy="at_least:2", max_parallel=9,
         item_timeout_seconds=0.0001, deadline_seconds=1.5,
@@ -141,7 +141,9 @@ def test_a_buffer_opens_a_join_with_the_thresholds_of_its_policy() -> None:
 
 
 def test_a_buffer_nobody_collects_ends_for_no_reason_but_the_last_item() -> None:
-    """Neither policy nor deadline cancels an item of it; the time of each item still counts."""
+    """Neither the policy nor the deadline cancels an item; the time limit of each item still
+    applies.
+    """
     start = BufferStart(
         "paint", [PART] * 3, collect=False, policy="any", deadline_seconds=1, item_timeout_seconds=1
     )
@@ -167,7 +169,7 @@ def test_a_buffer_nobody_collects_ends_for_no_reason_but_the_last_item() -> None
     ],
 )
 def test_what_a_buffer_refuses(changes: dict[str, Any], limits: dict[str, int], text: str) -> None:
-    """With a reason, before anything is opened."""
+    """The refusal has a reason, and no join is opened."""
     given_ = {"target": "paint", "items": [PART, PART], **changes}
     error = error_of(buffer(BufferStart(**given_), call_in("console", "system.buffer", **limits)))
     assert isinstance(error, BufferError)
@@ -175,7 +177,7 @@ def test_what_a_buffer_refuses(changes: dict[str, Any], limits: dict[str, int], 
 
 
 def in_registry() -> tuple[Story, StoredResults]:
-    """A conversation that a buffer may store its items in."""
+    """Make a conversation in which a buffer may store its items."""
     story = Story(MemoryBackend(organism="test"))
     story.start()
     return story, StoredResults(story.backend, story.id)
@@ -186,7 +188,9 @@ def numbered(count: int) -> list[XML]:
 
 
 def test_a_long_buffer_becomes_deliveries_a_batch_at_a_time() -> None:
-    """The items are stored first; each supply brings the next ones, the last one what is left."""
+    """The items are stored first; each supply then brings the next batch, and the last supply
+    brings the rest.
+    """
     _, stored = in_registry()
     items = numbered(2 * BATCH + 5)
     call = call_in("console", "system.buffer", stored=stored)
@@ -212,7 +216,7 @@ def test_a_long_buffer_becomes_deliveries_a_batch_at_a_time() -> None:
 
 
 def test_items_that_lie_in_the_registry_are_only_named() -> None:
-    """Written from a generator; the message holds a name and a number."""
+    """The items come from a generator; the message holds only the list's name and length."""
     _, stored = in_registry()
     [reference] = [stored.put(item for item in numbered(3)).reference]
     assert StoredItems.named_by([reference]) == StoredItems(reference.element.get("ref"), 3)
@@ -231,12 +235,12 @@ def test_items_that_lie_in_the_registry_are_only_named() -> None:
     ],
 )
 def test_what_only_looks_like_a_stored_list_is_an_item(text: str) -> None:
-    """It may be anybody's element of that name."""
+    """An item may be an element of the user's own with that name."""
     assert StoredItems.named_by([XML(text)]) is None
 
 
 def test_a_list_that_is_not_there_is_an_error_before_anything_runs() -> None:
-    """A reference that was made up, or is another conversation's."""
+    """The reference is made up or belongs to another conversation."""
     _, stored = in_registry()
     call = call_in("console", "system.buffer", stored=stored)
     start = BufferStart("paint", [StoredItems("made-up", 3).reference])
@@ -266,7 +270,9 @@ def test_a_list_without_an_end_is_not_stored_without_end() -> None:
 
 
 def test_as_many_items_as_fit_are_not_refused() -> None:
-    """The buffer's own delivery, its items and its end, and not one more."""
+    """The limit admits the buffer's own delivery, its items and its body, and not one delivery
+    more.
+    """
     call = call_in("console", "system.buffer", max_deliveries=4)
     assert isinstance(buffer(BufferStart("paint", [PART] * 2), call), FanOut)
     assert isinstance(buffer(BufferStart("paint", [PART] * 3), call), Fault)
@@ -280,7 +286,9 @@ def test_as_many_items_as_fit_are_not_refused() -> None:
 def test_what_the_registry_refuses_fails_the_branch_it_is(
     primitive: Callable[[Any, SystemCall], Any], known: dict[str, bool], text: str
 ) -> None:
-    """An id in use, or no room any more: the primitive's own error, and nothing is opened."""
+    """If an id is in use or the limit is reached, the primitive answers its own error and opens
+    nothing.
+    """
     branch = Branch("outer", 3)
     thread = Thread("t", ("console", "system.buffer", "system.buffer"), "t0", branch)
     entry = Delivery("d", "t", "console", "system.buffer", "Start", "", b"", (branch,))
@@ -305,7 +313,7 @@ def test_what_the_registry_refuses_fails_the_branch_it_is(
 
 
 def ended(total: int, failures: Sequence[int] = (), **options: Any) -> tuple[Story, str]:
-    """A story in which a join of so many branches has been answered."""
+    """Make a story in which a join with this many branches has been answered."""
     story = Story(MemoryBackend(organism="test"), id=str(uuid.uuid4()))
     join = story.open_join(total, **options)
     for index in range(total):
@@ -320,14 +328,14 @@ def end(
     name: str,
     **limits: Any,
 ) -> Any:
-    """Let a primitive hear that its join has fired."""
+    """Tell a primitive that its join has fired."""
     stored = StoredResults(story.backend, story.id)
     call = call_in("console", name, stored=stored, delivery_id=f"{join_id}.body", **limits)
     return primitive(JoinSettled(join_id), call)
 
 
 def test_a_buffer_tells_every_index_in_order() -> None:
-    """Successes as they came, failures by their error."""
+    """A success has its reply as it came; a failure has its error."""
     story, join = ended(3, failures=[1])
     action = end(buffer, story, join, "system.buffer")
     assert isinstance(action, HandlerResponse)
@@ -340,7 +348,7 @@ def test_a_buffer_tells_every_index_in_order() -> None:
 
 @pytest.mark.parametrize("excess", [-1, 0, 1, 100, 250])
 def test_results_that_do_not_fit_become_a_reference(excess: int) -> None:
-    """To the byte: a payload of exactly `max_payload_bytes` is inline."""
+    """The limit is exact: a payload of exactly `max_payload_bytes` is inline."""
     story, join = ended(3)
     whole = end(buffer, story, join, "system.buffer").payload
     size = len(XML(payload_type(BufferComplete).to_element(whole)).text)
@@ -356,7 +364,7 @@ def test_results_that_do_not_fit_become_a_reference(excess: int) -> None:
 
 
 def test_only_its_own_end_is_believed() -> None:
-    """A delivery that is not the join's body says nothing about the join."""
+    """A delivery that is not the join's body does not end the join."""
     story, join = ended(2)
     call = call_in("console", "system.buffer", stored=StoredResults(story.backend, story.id))
     for primitive in (buffer, sequence):
@@ -367,7 +375,7 @@ def test_only_its_own_end_is_believed() -> None:
 
 
 def test_a_sequence_tells_the_last_reply() -> None:
-    """Or to `return_to`, if it was given."""
+    """The last reply goes to the caller, or to `return_to` if that was given."""
     story, join = ended(2, targets=("a", "b"))
     complete = end(sequence, story, join, "system.sequence").payload
     assert isinstance(complete, SequenceComplete)
@@ -379,7 +387,7 @@ def test_a_sequence_tells_the_last_reply() -> None:
 
 
 def test_a_sequence_tells_which_step_failed() -> None:
-    """By its true index, though another step has the same name."""
+    """The error has the true index of the step, though another step has the same name."""
     story = Story(MemoryBackend(organism="test"), id=str(uuid.uuid4()))
     join = story.open_join(4, targets=("a", "b", "a", "b"), need_failed=1)
     for index in range(3):
@@ -410,7 +418,7 @@ def item(index: int, kind: str, text: str) -> BufferItem:
 
 @given(st.lists(_contents, max_size=12))
 def test_inline_results_are_read_as_they_were_written(contents: list[tuple[str, str]]) -> None:
-    """Element, text, and the value that a JSON client got all give the same items."""
+    """An element, its text and the JSON value that a client got all give the same items."""
     written = [item(index, *content) for index, content in enumerate(contents)]
     results = XML(results_element(written))
     complete = BufferComplete("b", len(written), 0, results)
@@ -423,13 +431,13 @@ def test_inline_results_are_read_as_they_were_written(contents: list[tuple[str, 
 
 @pytest.mark.parametrize("source", [None, 5, "", "<a/>", "no xml", {}, {"payload": 1}, XML("<a/>")])
 def test_what_is_no_buffers_result_is_refused(source: object) -> None:
-    """With a ValueError, before anything is iterated."""
+    """A ValueError is raised before anything is iterated."""
     with pytest.raises(ValueError, match="results of a buffer"):
         items_of(source, None)
 
 
 def test_a_reference_of_another_conversation_is_worth_nothing() -> None:
-    """Nor is one without a registry to look in."""
+    """The reference is refused, and so is one without a registry to look in."""
     story, join = ended(1)
     reference = XML(f'<results ref="{join}" total="1"/>')
     [found] = items_of(reference, StoredResults(story.backend, story.id))
@@ -440,7 +448,9 @@ def test_a_reference_of_another_conversation_is_worth_nothing() -> None:
 
 
 class _Pages:
-    """A backend whose answers are as large as the test says; it notes the pages asked for."""
+    """A backend whose answers are as large as the test says, and which notes the pages asked
+    for.
+    """
 
     def __init__(self, size: Callable[[int], int]) -> None:
         self.size = size
@@ -453,7 +463,9 @@ class _Pages:
 
 @pytest.mark.parametrize("size", [10, 5_000, 1_000_000])
 def test_pages_hold_about_a_mebibyte(size: int) -> None:
-    """Small answers come a thousand at a time, large ones a few; each comes exactly once."""
+    """Small answers come a thousand to a page, large ones a few to a page; each comes exactly
+    once.
+    """
     backend = _Pages(lambda _: size)
     stored = StoredResults(backend, "c")  # type: ignore[arg-type]
     assert [answer.index for answer in stored.answers("j", 3_000)] == list(range(3_000))
@@ -465,7 +477,7 @@ def test_pages_hold_about_a_mebibyte(size: int) -> None:
 
 
 def test_a_join_that_is_not_complete_has_missing_items() -> None:
-    """In order, wherever they are: at the start, in between, at the end."""
+    """Missing items are reported in order, at the start, in between and at the end."""
     story = Story(MemoryBackend(organism="test"), id=str(uuid.uuid4()))
     join = story.open_join(6, need_ok=2)
     for index in (1, 4):

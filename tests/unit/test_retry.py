@@ -1,4 +1,4 @@
-"""When a delivery runs again: the backoff's bounds, and what a handler may ask for."""
+"""When a delivery runs again: the bounds of the backoff, and what a handler may ask for."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ DRAWS = st.floats(min_value=0, max_value=1, exclude_max=True)
 def test_the_wait_doubles_up_to_ten_minutes(
     base_s: float, failures: int, least_ms: int, most_ms: int
 ) -> None:
-    """Between half and all of base, 2·base, 4·base …"""
+    """The wait lies between half and all of base, 2·base, 4·base …"""
     assert backoff_ms(base_s, failures, draw=0.0) == least_ms
     assert backoff_ms(base_s, failures, draw=math.nextafter(1.0, 0.0)) == most_ms
 
 
 @given(BASES_S, FAILURES, DRAWS, DRAWS)
-@example(base_s=4.4952054599072817e-13, failures=41, first=0.5, second=0.0)  # no end to doubling
+@example(base_s=4.4952054599072817e-13, failures=41, first=0.5, second=0.0)  # many doublings
 def test_no_draw_makes_a_later_wait_shorter_than_an_earlier_one(
     base_s: float, failures: int, first: float, second: float
 ) -> None:
-    """Until the cap is reached, the longest wait is the shortest of the next failure."""
+    """Until the cap is reached, the longest wait equals the shortest wait after the next
+    failure.
+    """
     earlier = backoff_ms(base_s, failures, draw=first)
     later = backoff_ms(base_s, failures + 1, draw=second)
     assert 0 <= earlier <= LONGEST_MS
@@ -58,7 +60,7 @@ def test_no_draw_makes_a_later_wait_shorter_than_an_earlier_one(
 
 @given(BASES_S, FAILURES)
 def test_the_draw_spreads_what_failed_together(base_s: float, failures: int) -> None:
-    """Half of the wait is drawn, evenly."""
+    """Half of the wait is drawn evenly at random."""
     waits = [backoff_ms(base_s, failures, draw=draw) for draw in (0.0, 0.25, 0.5, 0.75)]
     steps = [later - earlier for earlier, later in pairwise(waits)]
     assert max(steps) - min(steps) <= 2, "but for rounding"
@@ -67,7 +69,7 @@ def test_the_draw_spreads_what_failed_together(base_s: float, failures: int) -> 
 
 @pytest.mark.parametrize("failures", [0, -1])
 def test_before_the_first_failure_there_is_no_wait(failures: int) -> None:
-    """A caller that counts from 0 hears of it."""
+    """A caller that counts failures from 0 gets an error."""
     with pytest.raises(ValueError, match="failures must be at least 1"):
         backoff_ms(1.0, failures, draw=0.0)
 
@@ -76,7 +78,7 @@ def test_before_the_first_failure_there_is_no_wait(failures: int) -> None:
 
 
 def test_retry_later_is_a_transient_error() -> None:
-    """With a reason, or without; and no delay of its own unless it says so."""
+    """It may have a reason, and it has a delay only if the handler gives one."""
     assert isinstance(RetryLater(), TransientError)
     assert str(RetryLater()) == "the handler asked for another run"
     assert (str(RetryLater("dry", 2.5)), RetryLater("dry", 2.5).after_s) == ("dry", 2.5)
@@ -86,14 +88,16 @@ def test_retry_later_is_a_transient_error() -> None:
 
 @pytest.mark.parametrize("after_s", [-1, -1e-9, math.nan, math.inf])
 def test_a_wait_that_is_none_is_refused_where_it_is_written(after_s: float) -> None:
-    """The traceback leads to the handler's line; nothing waits for ever, or fails later."""
+    """An invalid delay raises in the handler's own line instead of waiting for ever or failing
+    later.
+    """
     with pytest.raises(ValueError, match="after_s must be at least 0 seconds"):
         RetryLater("dry", after_s)
 
 
 @pytest.mark.parametrize("arguments", [(), ("dry",), ("dry", 2.5)])
 def test_it_survives_other_processes(arguments: tuple[Any, ...]) -> None:
-    """Rebuilt from its arguments, as pickle and Celery's JSON do."""
+    """The error is rebuilt from its arguments, as pickle and Celery's JSON do."""
     error = RetryLater(*arguments)
     for rebuilt in (
         pickle.loads(pickle.dumps(error)),

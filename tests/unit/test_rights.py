@@ -1,7 +1,7 @@
-"""Who may send to whom, on every road that there is: one rule, and one text for whoever is refused.
-
-`clerk` may call `helper` and the system listeners, `hermit` nobody, and nobody the `vault`. What
-each road asks for is planned as in a worker; a road is open if the target gets a message.
+"""Who may send to whom, on every path that a message can take: one rule, and one error text for
+every refusal. `clerk` may call `helper` and the system listeners, `hermit` may call nobody, and
+nobody may call the `vault`. Each path's actions are planned as in a worker; a path is open if
+the target gets a message.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from threadloom.routing.rights import refusal
 @payload
 @dataclass
 class Letter:
-    """What everybody takes."""
+    """The payload class that every listener takes."""
 
 
 LETTER = XML("<Letter/>")
@@ -77,7 +77,9 @@ ORGANISM = Organism(
 
 
 def at(*names: str) -> Frame:
-    """A run of the last of these, each called by the one before, the first one injected."""
+    """Return the frame of the last name, each called by the name before it, the first one
+    injected.
+    """
     chain = ("external", *names)
     thread = Thread("t", chain, "t0")
     return Frame("c", Delivery("d", "t", chain[-2], chain[-1], "Letter", "", b""), thread)
@@ -89,7 +91,9 @@ def planned(frame: Frame, *actions: Any) -> Transition:
 
 
 def started(primitive: Callable[..., Any], message: Any, *names: str) -> Transition:
-    """What a primitive that was called by these, the last one first, makes of a message."""
+    """Return what a primitive makes of a message; its callers are these names, the last one
+    first.
+    """
     frame = at(*names, SEQUENCE if primitive is sequence else BUFFER)
     stored = StoredResults(MemoryBackend(organism="office"), "c")
     call = SystemCall(frame, ORGANISM, stored, lanes=lambda: 1)
@@ -97,7 +101,7 @@ def started(primitive: Callable[..., Any], message: Any, *names: str) -> Transit
 
 
 def fan_out(*targets: str) -> FanOut:
-    """What a primitive asks for that does not ask for its initiator's rights."""
+    """Return a primitive's fan-out that does not ask for its initiator's rights."""
     return FanOut("", targets, (LETTER.element,), 1, 0, 0)
 
 
@@ -113,7 +117,9 @@ def called_in_a_list(target: str, *names: str) -> Transition:
 
 
 def as_a_step(target: str, *names: str) -> Transition:
-    """Not the first step: a sequence is refused before anything runs."""
+    """Name the target as a later step, because a sequence whose first step is refused never
+    starts.
+    """
     return started(sequence, SequenceStart(["helper", target], LETTER), *names)
 
 
@@ -126,7 +132,7 @@ def as_the_target_of_items(target: str, *names: str) -> Transition:
 
 
 def as_a_step_in_an_item(target: str, *names: str) -> Transition:
-    """The buffer's target was `system.sequence`, and one of its items names the step."""
+    """Name the target as a step in an item of a buffer whose target is `system.sequence`."""
     return started(sequence, SequenceStart([target], LETTER), *names, BUFFER)
 
 
@@ -143,12 +149,12 @@ def as_return_to_of_a_buffer(target: str, *names: str) -> Transition:
 
 
 def as_return_to_of_no_items(target: str, *names: str) -> Transition:
-    """Nothing to wait for: the buffer forwards at once."""
+    """Name the target as `return_to` of a buffer without items, which forwards at once."""
     return started(buffer, BufferStart("helper", [], return_to=target), *names)
 
 
 def forwarded(target: str, *names: str) -> Transition:
-    """At the end of a primitive: its initiator's rights may be others by then."""
+    """Forward at the end of a primitive, when its initiator's rights may have changed."""
     return planned(at(*names, BUFFER), Forward(Letter(), target))
 
 
@@ -179,13 +185,15 @@ roads = pytest.mark.parametrize("road", ROADS)
 
 
 def reached(transition: Transition) -> set[str]:
-    """Who gets a message now, or will: later steps and `return_to` stand in the join."""
+    """Return who gets a message now or later; later steps and `return_to` stand in the join."""
     later = {name for join in transition.joins for name in (*join.targets, *join.memo.values())}
     return {d.to for d in transition.deliveries if d.from_id != "system"} | later
 
 
 def outward(transition: Transition, target: str) -> list[str]:
-    """All that anybody but operators gets to see, without ids, labels and the target's own name."""
+    """Return all that anybody except operators can see, without ids, labels and the target's
+    own name.
+    """
     seen = [delivery.envelope.decode() for delivery in transition.deliveries]
     told = [*seen, str(transition.ending), *(r.payload.decode() for r in transition.results)]
     ids = r"[0-9a-f]{8}-[0-9a-f-]{27}"
@@ -194,7 +202,7 @@ def outward(transition: Transition, target: str) -> list[str]:
 
 @roads
 def test_a_peer_is_reached(road: Callable[..., Transition]) -> None:
-    """The clerk names the helper among its peers; nothing is noted."""
+    """The clerk has the helper among its peers, and no note is written."""
     transition = road("helper", "boss", "clerk")
     assert transition.note == ""
     assert "helper" in reached(transition)
@@ -202,7 +210,9 @@ def test_a_peer_is_reached(road: Callable[..., Transition]) -> None:
 
 @roads
 def test_who_is_no_peer_is_not_reached(road: Callable[..., Transition]) -> None:
-    """Nothing is created for it, and operators read whose list it is missing from."""
+    """Nothing is created for the target, and the note tells operators whose list of peers lacks
+    it.
+    """
     transition = road("vault", "boss", "clerk")
     assert "vault" not in reached(transition)
     assert "clerk may not call 'vault': it is not in the peers of 'clerk'" in transition.note
@@ -210,7 +220,9 @@ def test_who_is_no_peer_is_not_reached(road: Callable[..., Transition]) -> None:
 
 @roads
 def test_who_is_not_there_is_not_reached(road: Callable[..., Transition]) -> None:
-    """Operators read that, too, and that no list has to be changed."""
+    """The note tells operators that the target does not exist and that no list has to be
+    changed.
+    """
     transition = road("nobody", "boss", "clerk")
     assert "there is no listener 'nobody'" in transition.note
     assert "peers" not in transition.note
@@ -218,7 +230,7 @@ def test_who_is_not_there_is_not_reached(road: Callable[..., Transition]) -> Non
 
 @roads
 def test_unknown_and_forbidden_look_alike(road: Callable[..., Transition]) -> None:
-    """To everybody but operators, byte for byte."""
+    """They look alike byte for byte to everybody except operators."""
     unknown, forbidden = (road(target, "boss", "clerk") for target in ("nobody", "vault"))
     assert outward(unknown, "nobody") == outward(forbidden, "vault")
     assert routing_fault().message in "".join(outward(forbidden, "vault"))
@@ -231,16 +243,16 @@ def test_unknown_and_forbidden_look_alike(road: Callable[..., Transition]) -> No
 def test_who_has_no_list_reaches_everybody(
     road: Callable[..., Transition], initiator: tuple[str, ...]
 ) -> None:
-    """A listener without `peers`, and whoever injected a primitive."""
+    """A listener without `peers` may call everybody, and so may a primitive's injector."""
     if not initiator and road in (called, called_in_a_list):
-        initiator = ("helper",)  # somebody has to call
+        initiator = ("helper",)  # this path needs a calling listener
     transition = road("vault", *initiator)
     assert transition.note == ""
     assert "vault" in reached(transition)
 
 
 def test_one_refused_call_of_a_list_leaves_the_others() -> None:
-    """Each is routed on its own."""
+    """Each call of a list is routed on its own."""
     transition = called_in_a_list("vault", "boss", "clerk")
     assert [(d.from_id, d.to) for d in transition.deliveries] == [
         ("clerk", "helper"),
@@ -267,34 +279,38 @@ def test_one_refused_call_of_a_list_leaves_the_others() -> None:
     ],
 )
 def test_the_rights_are_those_of_the_nearest_listener(chain: tuple[str, ...], refused: str) -> None:
-    """Not of the system listeners in between, and not of anybody further up."""
+    """Neither the system listeners in between count, nor a listener further up the chain."""
     said = refusal("vault", at(*chain), ORGANISM)
     assert said.partition(" may not")[0] == refused
 
 
 def test_an_injector_is_no_listener_whatever_it_is_called() -> None:
-    """It stands at the chain's beginning, and may call anybody."""
+    """The injector is the first name of the chain and may call anybody."""
     thread = Thread("t", ("hermit", "system.buffer"), "t0")
     frame = Frame("c", Delivery("d", "t", "hermit", "system.buffer", "Letter", "", b""), thread)
     assert refusal("vault", frame, ORGANISM) == ""
 
 
 def test_the_rights_of_who_was_removed_are_gone() -> None:
-    """Its primitives still run; they reach nobody any more, and operators read why."""
+    """The removed listener's primitives still run but reach nobody, and the note gives the
+    reason.
+    """
     said = refusal("vault", at("boss", "removed", "system.buffer"), ORGANISM)
     assert said == "removed may not call 'vault': there is no listener 'removed' any more"
 
 
 @pytest.mark.parametrize(("road", "name"), [(called, "hermit"), (as_the_target_of_items, "clerk")])
 def test_everybody_may_call_itself(road: Callable[..., Transition], name: str) -> None:
-    """Directly, though it may call nobody; and through a primitive that it may call."""
+    """A listener without peers may call itself directly, or through a primitive that it may
+    call.
+    """
     transition = road(name, "boss", name)
     assert transition.note == ""
     assert name in reached(transition)
 
 
 def test_a_reply_is_never_checked() -> None:
-    """The hermit answers the clerk, who is no peer of its."""
+    """The hermit answers the clerk, although the clerk is not among its peers."""
     transition = planned(at("boss", "clerk", "hermit"), HandlerResponse.respond(Letter()))
     assert [(d.from_id, d.to) for d in transition.deliveries] == [("hermit", "clerk")]
     assert transition.note == ""
@@ -316,7 +332,9 @@ SYSTEM_ACTIONS = [
     "forged", [*SYSTEM_ACTIONS, Retry("again")], ids=lambda a: type(a).__name__
 )
 def test_only_system_listeners_ask_for_what_is_the_systems(forged: Any, in_a_list: bool) -> None:
-    """From any other handler it is a fault, of which only operators are told more."""
+    """Any other handler that returns such an action gets a fault, whose details only operators
+    read.
+    """
     returned = [HandlerResponse(Letter(), to="helper"), forged] if in_a_list else forged
     [fault] = read_return(returned)
     assert isinstance(fault, Fault)
@@ -331,13 +349,13 @@ def test_only_system_listeners_ask_for_what_is_the_systems(forged: Any, in_a_lis
 
 @pytest.mark.parametrize("action", SYSTEM_ACTIONS, ids=lambda action: type(action).__name__)
 def test_a_system_listener_may_ask_for_it(action: Any) -> None:
-    """Alone or among others."""
+    """The action may stand alone or among others."""
     assert read_return(action, system=True) == (action,)
     assert read_return([action, action], system=True) == (action, action)
 
 
 def test_a_branch_that_may_not_begin_has_failed() -> None:
-    """A primitive in a branch that is refused fails that branch, whatever it answers."""
+    """A primitive that is refused inside a branch fails that branch, whatever it answers."""
     frame = at("boss", "clerk", BUFFER, SEQUENCE)
     branch = Branch("outer", 0)
     thread = Thread("t", frame.thread.chain, "t0", branch)

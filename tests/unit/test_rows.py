@@ -1,4 +1,4 @@
-"""Records as rows: what is written is read again, and what stands beside a row is not in it."""
+"""Records as rows: a written row is read back, and does not repeat the data stored beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DELIVERIES = [
 
 
 def test_a_thread_is_read_from_its_row_and_its_name() -> None:
-    """The id is the row's name in the registry: in the row it would stand there twice."""
+    """The thread's id is the name of its row, so the row does not repeat it."""
     for thread in THREADS:
         row = codec.thread_row(thread)
         assert codec.thread_from(thread.id, row) == thread
@@ -28,7 +28,7 @@ def test_a_thread_is_read_from_its_row_and_its_name() -> None:
 
 
 def test_a_delivery_is_read_from_its_row_and_its_envelope() -> None:
-    """The envelope is stored beside the row, as the bytes that it is."""
+    """The envelope is stored beside the row, as bytes."""
     for delivery in DELIVERIES:
         row = codec.delivery_row(delivery)
         assert codec.delivery_from(row, delivery.envelope) == delivery
@@ -36,7 +36,7 @@ def test_a_delivery_is_read_from_its_row_and_its_envelope() -> None:
 
 
 def test_what_is_at_its_default_is_left_out() -> None:
-    """Most of what a delivery could say is the same for most deliveries."""
+    """Most fields of most deliveries have their default."""
     assert json.loads(codec.delivery_row(DELIVERIES[1])) == {
         "id": "d2", "thread": "t1", "from": "console", "to": "clerk", "name": "Ask",
     }  # fmt: skip
@@ -44,7 +44,7 @@ def test_what_is_at_its_default_is_left_out() -> None:
 
 
 def test_joins_and_waits_are_their_own_rows() -> None:
-    """With nothing beside them."""
+    """Their rows hold all of their data."""
     join = Join("j1", "system.buffer", "t1", 9, 2, 0, "d3", targets=("item",), memo={"a": [1, "ñ"]})
     wait = Wait("w1", "t1", "clerk", "Really?", (BRANCH,))
     assert codec.read_join(codec.dump(join).encode()) == join

@@ -1,4 +1,4 @@
-"""What every process has at hand: ids, and how many lanes a fan-out gets."""
+"""What every process provides: ids, and the number of lanes of a fan-out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from threadloom.tasks.runtime import LEAST_LANES, UNKNOWN_LANES, Runtime, new_id
 
 
 def test_an_id_is_a_random_uuid() -> None:
-    """Version 4 of the usual variant, in canonical form, and never the same."""
+    """An id is a version 4 UUID of the usual variant, in canonical form, and never comes twice."""
     made = [new_id() for _ in range(1_000)]
     assert len(set(made)) == 1_000
     for text in made:
@@ -25,7 +25,7 @@ def test_an_id_is_a_random_uuid() -> None:
     ("processes", "lanes"), [(0, UNKNOWN_LANES), (1, LEAST_LANES), (2, LEAST_LANES), (40, 80)]
 )
 def test_a_fan_out_has_two_lanes_for_each_process(processes: int, lanes: int) -> None:
-    """One that it runs and one that it finds next; many, while no worker is known."""
+    """One item runs and the next one waits. While no worker is known, there are many lanes."""
     backend = MemoryBackend(organism="o")
     if processes:
         backend.announce("w", processes, ttl_ms=60_000)
@@ -33,7 +33,9 @@ def test_a_fan_out_has_two_lanes_for_each_process(processes: int, lanes: int) ->
 
 
 def test_who_is_late_is_seen_on_the_board() -> None:
-    """A process that has said when it has to be over; not one that has said that it is."""
+    """A process is late after the time by which it said it would be done, unless it has said
+    that it is done.
+    """
     board = OvertimeBoard()
     assert board.late() == set()
     board.expect(30.0)

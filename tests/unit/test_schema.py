@@ -1,4 +1,4 @@
-"""What a payload class tells others: its schema, its example, its usage text."""
+"""What a payload class provides for others: its schema, its example and its usage text."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class Impossible:
 
 
 def test_the_schema_accepts_the_example_and_names_each_type_once() -> None:
-    """Two classes and two restricted types, also where used twice; equal names stay apart."""
+    """Two classes and two restricted types are named once even if used twice; equal names stay
+    apart.
+    """
     kind = payload_type(Drawing)
     xsd = etree.fromstring(kind.xsd)
     schema = etree.XMLSchema(xsd)
@@ -88,7 +90,7 @@ def test_the_schema_accepts_the_example_and_names_each_type_once() -> None:
 
 @pytest.mark.parametrize("cls", [Point, OtherPoint, Drawing, Ping])
 def test_the_example_is_a_valid_instance(cls: type) -> None:
-    """It passes through every form of its class."""
+    """The example passes through every form of its class."""
     kind = payload_type(cls)
     example = kind.example()
     assert kind.from_element(parse_xml(kind.example_xml())) == example
@@ -96,7 +98,9 @@ def test_the_example_is_a_valid_instance(cls: type) -> None:
 
 
 def test_usage_says_what_to_write() -> None:
-    """Purpose, fields in order with their types and defaults, then the example."""
+    """The usage has the purpose, the fields in order with types and defaults, and then the
+    example.
+    """
     kind = payload_type(Drawing)
     assert kind.usage.splitlines()[:-1] == [
         "<Drawing>",
@@ -128,14 +132,14 @@ def test_usage_says_what_to_write() -> None:
 
 
 def test_a_class_without_fields_and_without_docstring() -> None:
-    """The docstring that dataclass makes up says nothing new and is left out."""
+    """The docstring that `dataclass` generates says nothing new and is left out."""
     assert payload_type(Ping).usage == (
         "<Ping>\nIt has no child elements.\nExample:\n<Ping></Ping>"
     )
 
 
 def test_an_impossible_example_says_what_to_do() -> None:
-    """The class still works as a payload; only its example and usage do not."""
+    """The class still works as a payload; only its example and its usage raise."""
     kind = payload_type(Impossible)
     for ask in (kind.example, kind.example_xml, lambda: kind.usage):
         with pytest.raises(PayloadDefinitionError, match=r"never; give fields metadata="):
@@ -159,7 +163,7 @@ def test_the_schema_refuses(broken: str) -> None:
 
 
 def test_faults_are_bounded() -> None:
-    """A document with a thousand broken items is answered with a bounded number of messages."""
+    """A document with a thousand broken items gets a bounded number of messages."""
     items = "".join(f"<item><x>{'q' * 2000}</x></item>" for _ in range(200))
     root: Any = parse_xml(f"<Drawing><points>{items}</points></Drawing>")
     kind = payload_type(_Points)
@@ -172,7 +176,9 @@ def test_faults_are_bounded() -> None:
 
 @pytest.mark.parametrize("written", ["<x>q</x>", "<x>1</x><x/>", "<x>1</x>"])
 def test_a_large_document_is_not_checked_as_a_tree(written: str) -> None:
-    """Thirty thousand wrong items: of a tree libxml2 counts each one's siblings, for minutes."""
+    """In a tree with thirty thousand wrong items libxml2 counts the siblings of each one, for
+    minutes.
+    """
 
     class Unasked(etree.XMLSchema):
         def __call__(self, tree: object) -> bool:

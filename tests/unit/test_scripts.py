@@ -17,7 +17,7 @@ PARTS = {
     "snake": "-- @include tail\n",
     "tail": "-- @include snake\n",
 }
-#: what Redis gives a script, and Lua's own words
+#: the names that Redis gives to a script, and Lua's keywords
 GIVEN = {"redis", "cjson", "string", "math", "table", "unpack", "tonumber", "tostring", "ipairs",
          "pairs", "next", "setmetatable", "KEYS", "ARGV"}  # fmt: skip
 WORDS = {
@@ -52,7 +52,7 @@ def part(name: str) -> str:
 
 
 def test_what_is_included_stands_in_front_once_and_in_order() -> None:
-    """`roof` needs `walls`, both need `ground`: it comes first, and once."""
+    """`roof` needs `walls`, and both need `ground`, which comes first and only once."""
     text = assemble("-- @include roof, ground\nreturn roof()\n", part)
     assert re.findall(r"function (\w+)", text) == ["ground", "walls", "roof"]
     assert "@include" not in text
@@ -60,13 +60,15 @@ def test_what_is_included_stands_in_front_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "snake"])
 def test_an_include_that_cannot_be_is_told(name: str) -> None:
-    """A name that is not there, and files that include each other."""
+    """The error names a missing file, or files that include each other."""
     with pytest.raises(IncludeError, match=name):
         assemble(f"-- @include {name}\n", part)
 
 
 def test_a_script_carries_the_names_that_it_uses_and_no_others() -> None:
-    """Constants are written out, but not in comments and texts; keys and replies are defined."""
+    """Constants are replaced by their values, but not in comments and texts; keys and replies
+    are defined.
+    """
     text = assemble("-- STATE_HELD\nreturn {STATE_SENT, 'DUE', DEAD, reply_late({})}\n", part)
     assert "return {'sent', 'DUE', DEAD, reply_late({})}" in text
     assert "-- STATE_HELD" in text
@@ -76,7 +78,7 @@ def test_a_script_carries_the_names_that_it_uses_and_no_others() -> None:
 
 
 def test_a_reply_is_read_by_the_names_that_it_was_written_with() -> None:
-    """Lua's function and Python's class take the fields in one order; what is not given is None."""
+    """Lua's function and Python's class take the fields in one order; a missing field is None."""
     text = replies.lua_functions()["reply_release"]
     assert text.endswith(
         "return {'release', f.status or false, f.value or false, f.attempt or false} end"
@@ -86,7 +88,7 @@ def test_a_reply_is_read_by_the_names_that_it_was_written_with() -> None:
 
 @pytest.mark.parametrize("name", load_scripts())
 def test_every_name_of_a_script_is_defined(name: str) -> None:
-    """Redis tells a name that is not only when a call comes to it, which may be a rare one."""
+    """Redis reports an undefined name only when a call reaches it, which may happen rarely."""
     text = re.sub(r"'[^'\n]*'|--[^\n]*", "", load_scripts()[name])
     lists = [
         *re.findall(r"\blocal ([\w, ]+)", text),
@@ -101,7 +103,7 @@ def test_every_name_of_a_script_is_defined(name: str) -> None:
 
 
 def test_every_part_is_included_by_somebody() -> None:
-    """A file that nothing includes is dead, and one that is not there cannot be included."""
+    """A file that no script includes is dead, and a missing file cannot be included."""
     folder = files("threadloom.routing.backends.redis") / "lua"
     library = list((folder / "lib").iterdir())
     scripts = [file for file in folder.iterdir() if file.name.endswith(".lua")]
@@ -110,7 +112,7 @@ def test_every_part_is_included_by_somebody() -> None:
 
 
 def test_no_code_means_two_things() -> None:
-    """A field of a thing, a kind of member: each has a code of its own."""
+    """Each field of a record and each kind of member has a code of its own."""
     for enum in (layout.Field, layout.ConversationField, layout.DueKind):
         codes = [str(member) for member in enum.__members__.values()]
         assert len(set(codes)) == len(codes)

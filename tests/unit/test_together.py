@@ -1,4 +1,4 @@
-"""How many conversations share a message, and the list of results that comes back."""
+"""How many conversations share a message, and the list of results that is returned."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ ORGANISM = Organism("office", {"desk": LISTENER})
 def test_all_workers_have_something_and_no_message_is_long(
     count: int, lanes: int, expected: int
 ) -> None:
-    """Few are spread over the lanes; of many a hundred share a message at most."""
+    """A few conversations are spread over the lanes; of many, at most a hundred share a message."""
     assert per_message(count, LISTENER, ORGANISM, lanes) == expected
 
 
 @pytest.mark.parametrize("options", [{"queue": "own"}, {"rate_limit": "1/s"}, {"local": False}])
 def test_where_a_message_is_a_turn_nothing_shares_one(options: dict[str, object]) -> None:
-    """The listener's queue counts its messages, its rate limit too."""
+    """The listener's queue then counts its messages, and so does its rate limit."""
     listener = dataclasses.replace(LISTENER, **options)  # type: ignore[arg-type]
     assert per_message(10_000, listener, ORGANISM, 4) == 1
 
 
 def test_an_organism_without_slices_has_a_message_for_each() -> None:
-    """Every delivery over the broker: that is what it asks for."""
+    """Without slices every delivery goes over the broker, so none share a message."""
     organism = dataclasses.replace(ORGANISM, local_slice_ms=0)
     assert per_message(10_000, LISTENER, organism, 4) == 1
 
 
 def test_results_are_a_sequence_made_as_it_is_read() -> None:
-    """One object for each id, however often it is asked for; slices are such sequences."""
+    """Each id gives the same object each time it is asked for, and slices are such sequences."""
     results = Results(Celery(set_as_current=False), ["a", "b", "c"])
     assert len(results) == 3
     assert [result.id for result in results] == ["a", "b", "c"]

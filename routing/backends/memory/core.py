@@ -31,6 +31,8 @@ class ConversationCore:
         self.postponed_ms = 0
         #: parked, due, handing or done
         self.release = ReleaseState.PARKED
+        #: who is handing its ending over
+        self.teller = ""
         self.handed = 0
         self.deliveries: dict[str, StoredDelivery] = {}
         self.threads: dict[str, Thread] = {}

@@ -156,14 +156,19 @@ class Deliveries(Conversations):
     def released(self, conversation_id: str) -> None:
         state = self._opened(conversation_id)
         if state is not None and state.is_final:
-            state.release = ReleaseState.DONE
+            state.release, state.teller = ReleaseState.DONE, ""
             state.not_due("r", "")
 
     @atomic
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
         for conversation, delivery in leases:
             state, stored = self._run(conversation, delivery)
-            if state and stored and stored.state == DeliveryState.LEASED and stored.owner == owner:
+            if (
+                state
+                and stored
+                and stored.state == DeliveryState.LEASED
+                and stored.is_part_of(owner)
+            ):
                 state.set_due("d", stored.row.id, self._now + lease_ms)
                 state.touch(self._ttl_ms)
 
@@ -172,9 +177,15 @@ class Deliveries(Conversations):
         self, conversation_id: str, delivery_id: str, *, owner: str, reason: str
     ) -> Publication | None:
         state, stored = self._run(conversation_id, delivery_id)
-        if not state or not stored or stored.state != DeliveryState.LEASED or stored.owner != owner:
+        if not state or not stored or not stored.is_part_of(owner):
             return None
+        if stored.state == DeliveryState.READY and stored.reason == reason:
+            return Publication.of(state.id, stored.delivery)  # a repetition: the answer was lost
+        if stored.state != DeliveryState.LEASED:
+            return None
+        holder = stored.owner
         state.make_ready(stored, stored.attempt, reason)
+        stored.owner = holder  # by which a repetition is known
         state.note(LogEvent.ABANDONED, codec.dump((stored.row.id, reason)))
         return state.publications()[0]
 

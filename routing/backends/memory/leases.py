@@ -19,17 +19,20 @@ from threadloom.routing.states import (
 class Leases(Creating):
     """The leases on deliveries of one conversation, and on its release."""
 
-    def grant_release(self, lease_ms: int) -> Beginning:
+    def grant_release(self, owner: str, lease_ms: int) -> Beginning:
+        is_own = self.teller == owner  # a repetition: the answer was lost
         if self.release == ReleaseState.DONE:
             return Skip(SkipReason.SETTLED)
-        if self.release == ReleaseState.HANDING and self.due_at("r", "") > self.now:
+        if self.release == ReleaseState.HANDING and self.due_at("r", "") > self.now and not is_own:
             return Skip(SkipReason.LEASED)
-        self.release = ReleaseState.HANDING
+        self.handed += self.release != ReleaseState.HANDING or not is_own
+        self.release, self.teller = ReleaseState.HANDING, owner
         self.set_due("r", "", self.now + lease_ms)
-        self.handed += 1
         return Release(self.ending, self.handed)
 
-    def refusal(self, stored: StoredDelivery, *, lease_ms: int) -> Beginning | None:
+    def refusal(
+        self, stored: StoredDelivery, *, is_own: bool, owner: str, lease_ms: int
+    ) -> Beginning | None:
         """Why a delivery cannot be run now."""
         if stored.state in (DeliveryState.HELD, DeliveryState.WAITING):
             return Skip(SkipReason(stored.state))
@@ -38,7 +41,7 @@ class Leases(Creating):
             self.cancel(stored, len(stored.row.scope))
         if stored.state in (DeliveryState.SETTLED, DeliveryState.CANCELLED):
             if self.is_final and stored.row.id == self.entry.id:
-                return self.grant_release(lease_ms)
+                return self.grant_release(owner, lease_ms)
             return Skip(SkipReason.ENDED if killed else SkipReason.SETTLED)
         depth = self.moot(stored)
         if depth:
@@ -50,7 +53,8 @@ class Leases(Creating):
             self.cancel(stored, len(stored.row.scope))
             return Skip(SkipReason.CANCELLED)
         if (
-            stored.state in (DeliveryState.LEASED, DeliveryState.POSTPONED)
+            not is_own
+            and stored.state in (DeliveryState.LEASED, DeliveryState.POSTPONED)
             and self.due_at("d", stored.row.id) > self.now
         ):
             return Skip(SkipReason(stored.state))
@@ -60,9 +64,14 @@ class Leases(Creating):
         stored = self.deliveries.get(delivery_id)
         if stored is None:
             return Skip(SkipReason.UNKNOWN)
-        refused = self.refusal(stored, lease_ms=lease_ms)
+        # A repetition: the answer was lost.
+        is_own = stored.state == DeliveryState.LEASED and stored.owner == owner
+        refused = self.refusal(stored, is_own=is_own, owner=owner, lease_ms=lease_ms)
         if refused is not None:
             return refused
+        if is_own:
+            self.set_due("d", delivery_id, self.now + lease_ms)
+            return self.told(stored, stored.reason)
         reason = stored.reason
         if stored.state == DeliveryState.LEASED:
             reason = Abandonment.LOST
@@ -103,7 +112,7 @@ class Leases(Creating):
 
     def grant(self, stored: StoredDelivery, reason: str, *, owner: str, lease_ms: int) -> Begun:
         row = stored.delivery
-        stored.set(DeliveryState.LEASED, attempt=stored.attempt + 1, owner=owner)
+        stored.set(DeliveryState.LEASED, attempt=stored.attempt + 1, owner=owner, reason=reason)
         self.set_due("d", row.id, self.now + lease_ms)
         if row.answer_within_ms > 0:
             timer = branch_id(row.scope[-1])

@@ -28,6 +28,10 @@ class StoredDelivery:
     ) -> None:
         self.state, self.attempt, self.owner, self.reason = state, attempt, owner, reason
 
+    def is_part_of(self, owner: str) -> bool:
+        """Whether the lease's owner is this one, or part of it: `w/1/a` of `w/1`, that of `w`."""
+        return self.owner == owner or self.owner.startswith(f"{owner}/")
+
     @property
     def delivery(self) -> Delivery:
         """The row of anything but a wait."""

@@ -121,6 +121,7 @@ class ConversationField(StrEnum):
     POSTPONED = "postponed"  #: the ms until which a delivery is postponed, the last one
     CANVAS = "canvas"  #: Celery options under which the injector waits
     RELEASE = "release"  #: a `ReleaseState`
+    TELLER = "teller"  #: who is handing its ending over
     HANDED = "handed"  #: how often its ending was handed over
     DEAD = "dead"  #: set if a delivery of it ever was a dead letter
     TIMED = "timed"  #: set if a join of it ever had a timer

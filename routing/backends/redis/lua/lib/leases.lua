@@ -20,7 +20,7 @@ end
 -- Give a delivery to `owner` for `lease_ms`, and perhaps say which turn has come to it. `turn` is
 -- the field that says so.
 local function grant(id, raw, row, attempt, reason, owner, lease_ms, turn, thread)
-  local state = STATE_LEASED .. '|' .. attempt + 1 .. '||' .. owner
+  local state = STATE_LEASED .. '|' .. attempt + 1 .. '|' .. reason .. '|' .. owner
   if turn then
     redis.call('HSET', DELIVERIES, STATE_OF .. id, state, turn, id)
   else

@@ -6,6 +6,12 @@ local function read_state(text)
   return state, tonumber(attempt), owner, reason
 end
 
+-- Whether a lease's owner is who asks, or part of it: a worker is `w`, its processes are `w/1`, `w/2`,
+-- and the turns of these `w/1/a`, `w/1/b`.
+local function is_part_of(owner, asking)
+  return owner == asking or string.sub(owner, 1, #asking + 1) == asking .. '/'
+end
+
 local function state_of(id) return read_state(redis.call('HGET', DELIVERIES, STATE_OF .. id)) end
 
 local function set_state(id, state, attempt, owner, reason)
