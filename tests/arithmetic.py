@@ -41,7 +41,7 @@ from threadloom.routing.payloads.markup import canonical
 from threadloom.routing.records import Frame
 from threadloom.routing.results import StoredResults, items_of
 
-#: what is answered to whoever waits for input
+#: the input that every waiting thread gets
 INPUT = 7
 #: a call that failed, a sequence that did, an item of a buffer that did
 CALL_FAILED, SEQUENCE_FAILED, ITEM_FAILED = 1_000, 2_000, 100
@@ -58,7 +58,7 @@ class Work:
 @payload
 @dataclass
 class Number:
-    """What a task comes to."""
+    """The value of a task."""
 
     value: int
 
@@ -67,10 +67,10 @@ class Number:
 
 
 def solve(message: Any, frame: Frame, stored: StoredResults) -> Action | Retry | None:
-    """Solve a task, or go on with what came back for a part of it."""
+    """Solve a task, or continue with the answer for a part of it."""
     if isinstance(message, Work):
         return _begin(json.loads(message.task), frame)
-    if isinstance(message, Number):  # of a call, a step before, or somebody's input
+    if isinstance(message, Number):  # the answer of a call, of the step before, or an input
         return _number(message.value + 1)
     if isinstance(message, SequenceComplete):
         return _number(int(message.final_result.element.findtext("value")))
@@ -113,7 +113,7 @@ def double(message: Any, _frame: Frame, _stored: StoredResults) -> Action:
 
 
 def relay(message: Any, frame: Frame, _stored: StoredResults) -> Action:
-    """Doubles, by asking somebody who can."""
+    """Double a number by asking a peer that can."""
     if frame.delivery.from_id == "double":
         return _number(message.value)
     return HandlerResponse(Number(message.value), to="double")
@@ -162,7 +162,7 @@ ORGANISM = Organism(
 
 @dataclass(frozen=True)
 class Expected:
-    """What must become of a task."""
+    """The expected outcome of a task."""
 
     #: its value; FAILED for an error, SILENT for no answer at all
     value: int | str
@@ -174,7 +174,7 @@ FAILED, SILENT = "failed", "silent"
 
 
 def expected(task: Any) -> Expected:
-    """What a task comes to."""
+    """Return the expected outcome of a task."""
     match task:
         case ["number", value]:
             return Expected(value, 0)

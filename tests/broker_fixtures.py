@@ -22,7 +22,10 @@ _BROKERS = ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), ATTAC
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One run per way. In the scope of the session: all on Redis, then all on RabbitMQ, …"""
+    """Run a marked test once on each kind of broker.
+
+    In the scope of the session, all tests on Redis run first, then all on RabbitMQ, …
+    """
     if "broker" in metafunc.fixturenames:
         both = metafunc.definition.get_closest_marker("both_brokers")
         brokers = _BROKERS if both else _BROKERS[:1]
@@ -31,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def rabbit() -> Rabbit:
-    """The RabbitMQ of this run."""
+    """The RabbitMQ of this test run."""
     try:
         return Rabbit()
     except RabbitUnavailableError as exc:
@@ -42,7 +45,7 @@ def rabbit() -> Rabbit:
 
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[NewBroker]:
-    """Brokers of one kind."""
+    """Return brokers of one kind."""
     if request.param != "rabbitmq":
         yield lambda: ATTACHED if request.param == ATTACHED else None
         return

@@ -1,6 +1,6 @@
-"""The works on a broker of its own that fails when a test says so, and work of known outcome.
+"""The works on a broker of its own that a test makes fail, and jobs with known answers.
 
-The registry and the results are on another server: what is lost here is the broker's alone.
+The registry and the results are on another server, so only the broker loses anything.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from tests.works import as_xml, fields_of, jobs, text_of, xml
 from threadloom.primitives import BufferStart, SequenceStart
 from threadloom.service.embedded_redis import EmbeddedRedis
 
-#: seconds before a test gives up on what has to come
+#: seconds before a test stops waiting for an expected event
 PATIENCE_S = 200.0
 
 
 class Broker(Protocol):
     """A broker behind a proxy."""
 
-    #: the way to it that everybody takes
+    #: the proxy through which every process reaches it
     proxy: Proxy
     #: through the proxy, as Celery writes it
     url: str
 
     def drop_connections(self) -> None:
-        """Have the server end every connection to it, from its side."""
+        """Make the server close all of its connections."""
 
 
 class RedisBroker:
@@ -56,12 +56,12 @@ class RedisBroker:
                 client.client_kill_filter(_type=kind, skipme=True)
 
     def restart(self) -> None:
-        """Lose every message, those that somebody has in hand included."""
+        """Lose every message, including those that workers have in hand."""
         self._server.stop()
         self._server.start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.proxy.close()
         self._server.stop()
 
@@ -83,7 +83,7 @@ class RabbitBroker:
 
 @contextmanager
 def redis_broker(directory: Path) -> Iterator[RedisBroker]:
-    """A Redis of its own as the broker."""
+    """A private Redis as the broker."""
     broker = RedisBroker(directory)
     try:
         yield broker
@@ -93,7 +93,7 @@ def redis_broker(directory: Path) -> Iterator[RedisBroker]:
 
 @contextmanager
 def rabbit_broker(rabbit: Rabbit) -> Iterator[RabbitBroker]:
-    """A virtual host of its own as the broker."""
+    """A private virtual host as the broker."""
     with rabbit.virtual_host() as url:
         broker = RabbitBroker(rabbit, url)
         try:
@@ -112,19 +112,22 @@ class Job:
 
 
 def press_run(sheets: int) -> Job:
-    """A buffer all of whose items are published at once."""
+    """A buffer whose items are all published at once."""
     items = [xml("Sheet", number=number) for number in range(sheets)]
     return Job("system.buffer", BufferStart("press", items), "".join(map(str, range(sheets))))
 
 
 def polishing(times: int) -> Job:
-    """A sequence whose every step calls a peer."""
+    """A sequence in which every step calls a peer."""
     start = SequenceStart(["line.polish"] * times, xml("Part", name="bolt"))
     return Job("system.sequence", start, "bolt" + "+polish" * times)
 
 
 def line_of_buffers() -> Job:
-    """A sequence of a buffer whose items start sequences and buffers of their own."""
+    """A sequence whose first step is a buffer.
+
+    The buffer's items start sequences and buffers of their own.
+    """
     sequences = [("sequence", name) for name in "abcd"]
     buffers = [("buffer", f"machine:{name}") for name in "xy"]
     items = jobs(*sequences, *buffers)
@@ -136,7 +139,7 @@ WORK = [press_run(60), polishing(6), line_of_buffers(), press_run(20), polishing
 
 
 class Plant:
-    """The works with two workers of two processes on a broker that fails."""
+    """The works with two workers of two processes each, on a broker that fails."""
 
     def __init__(self, broker: Broker, deployment: Deployment) -> None:
         self.broker = broker
@@ -147,18 +150,20 @@ class Plant:
         return [(job, self.deployment.inject(job.to, job.message)) for job in work]
 
     def busy(self, runs: int = 10) -> None:
-        """Return when handlers have run so many times from now on."""
+        """Return when handlers have run this many more times."""
         before = len(self.deployment.records())
         eventually(lambda: len(self.deployment.records()) >= before + runs, what="handlers run")
 
     def purge(self) -> int:
-        """Remove every message that waits; returns how many."""
+        """Remove every waiting message; return their number."""
         app = self.deployment.app
         with app.connection_for_write() as connection, connection.channel() as channel:
             return sum(queue(channel).purge() for queue in self.deployment.queues())
 
     def came_right(self, begun: list[tuple[Job, AsyncResult[Any]]]) -> float:
-        """All have their answers, each effect once; returns the seconds that it took."""
+        """Check that every job has its answer and every effect happened once; return the
+        seconds it took.
+        """
         start = time.monotonic()
         for job, result in begun:
             answer = fields_of(result.get(timeout=PATIENCE_S))
@@ -170,7 +175,7 @@ class Plant:
         return took_s
 
     def _once(self, story: Story) -> None:
-        """Nothing happened twice: no run of a handler, no message, no ending."""
+        """Check that nothing happened twice: no run of a handler, no message, no ending."""
         records = [r for r in self.deployment.records() if r["thread"] in story.threads]
         runs = Counter(record["message"] for record in records)
         assert set(runs.values()) == {1}, runs
@@ -182,7 +187,9 @@ class Plant:
         assert story.conversation.status == "completed"
 
     def resumed_s(self, since: float) -> float:
-        """Seconds from `since` (s since 1970) until a handler ran; 0 if none ran later."""
+        """Return the seconds from `since` (s since 1970) until a handler ran, or 0 if none ran
+        later.
+        """
         later = [r["at"] for r in self.deployment.records() if r["at"] > since]
         return min(later) - since if later else 0.0
 

@@ -1,9 +1,9 @@
-"""Fixtures every test may use: a private Redis of this test run, and nobody else's.
+"""Fixtures that every test may use: a private Redis of this test run.
 
-The server is a real one, started by this process on a unix socket in a temporary directory.
-Nothing here or below may reach a Redis that somebody else runs: what would lead there is
-taken out of the environment first, and a database is emptied only after the server has
-proved by its process id that it is ours.
+The server is a real one, started by this process on a unix socket in a temporary directory. No test
+may reach a Redis that somebody else runs. So variables that name one are taken out of the
+environment first, and a database is emptied only after the server has proved by its process id that
+it is ours.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from threadloom.service.redis_binary import RedisServerNotFoundError, find_redis
 
 _REDIS_DEFAULT_PORT = 6379
 
-# What a machine that is busy with something else takes for an example is no fault of ours.
+# On a busy machine an example may take any time, which is not a fault.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-#: the same examples each time: who changes nothing breaks nothing
+#: the same examples each time, so that unchanged code does not start to fail
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
 settings.register_profile("fuzz", settings.get_profile("dev"), print_blob=True)  # `make fuzz`
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
@@ -34,7 +34,8 @@ def _no_foreign_redis() -> Iterator[None]:
     """Hide the user's own services from the tests and from every process they start.
 
     Celery obeys CELERY_BROKER_URL and CELERY_RESULT_BACKEND even against a configured URL.
-    THREADLOOM_TEST_* is meant for the tests and stays, unless it names the default Redis.
+    THREADLOOM_TEST_* variables are meant for the tests and stay, unless they name the default
+    Redis.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in list(os.environ.items()):
@@ -57,7 +58,10 @@ def _is_default_redis(url: str) -> bool:
 def redis_server(
     _no_foreign_redis: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedRedis]:
-    """A real Redis of this test run, in memory only. None on the machine: skip, but not in CI."""
+    """A real, in-memory Redis of this test run.
+
+    Without a server on the machine its tests are skipped, but not in CI.
+    """
     try:
         find_redis_server()
     except RedisServerNotFoundError as exc:
@@ -86,6 +90,6 @@ def redis_url(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> str:
 
 @pytest.fixture(scope="session")
 def deployment_url(redis_server: EmbeddedRedis) -> Callable[[], str]:
-    """Gives each deployment of this run a database of its own, which nobody else empties."""
+    """Give each deployment of this run a database of its own that no other test empties."""
     numbers = iter(range(1, DATABASES))
     return lambda: redis_server.url(next(numbers))

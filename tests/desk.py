@@ -1,4 +1,4 @@
-"""How tests read what happened in one conversation, and wait until nothing more will."""
+"""Helpers that read what happened in one conversation, and wait until nothing more will happen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threadloom.routing.records import Conversation
 
 
 class Story:
-    """One conversation as it was: its records, its ending and its log."""
+    """The records, the ending and the log of one conversation."""
 
     def __init__(self, deployment: Deployment, conversation_id: str) -> None:
         self.conversation: Conversation = deployment.ended(conversation_id)
@@ -23,21 +23,21 @@ class Story:
         self.log = deployment.backend.log(conversation_id, limit=10_000)
 
     def records(self, event: str) -> list[dict[str, Any]]:
-        """What handlers recorded of one event, in order."""
+        """Return what handlers recorded of one event, in order."""
         return [r for r in self._records if r["event"] == event]
 
     def chain(self, thread_id: str) -> tuple[str, ...]:
-        """Who called whom on the way to a thread."""
+        """Return the names on the way from the injector to a thread."""
         return self.threads[thread_id].chain
 
     @property
     def notes(self) -> str:
-        """What the operators are told."""
+        """Return the notes for operators."""
         return "\n".join(e.detail["text"] for e in self.log if e.event == "note")
 
     @property
     def messages(self) -> list[tuple[str, str, str]]:
-        """Every message: from, to, payload."""
+        """Return every message as sender, receiver and payload."""
         found = [e.detail["delivery"] for e in self.log if e.event == "message"]
         return [(d.from_id, d.to, d.payload_name) for d in found]
 
@@ -50,7 +50,7 @@ def told(deployment: Deployment, to: str, payload: Any) -> tuple[Any, Story]:
 
 
 def failed(deployment: Deployment, to: str, payload: Any) -> tuple[ConversationError, Story]:
-    """Inject, wait, and return the error the injector got with the story."""
+    """Inject, wait, and return the error that the injector got, with the story."""
     result = deployment.inject(to, payload)
     with pytest.raises(ConversationError) as caught:
         result.get(timeout=WAIT_S)
@@ -60,7 +60,7 @@ def failed(deployment: Deployment, to: str, payload: Any) -> tuple[ConversationE
 def settled(deployment: Deployment) -> None:
     """Return once nothing is pending: no message, no lease, no outbox, no release.
 
-    What comes twice has come by then, since nothing is left that could publish it again.
+    Any duplicate has arrived by then, since nothing is left that could publish again.
     """
     with deployment.app.connection_for_read() as broker:
         taken = _taken_from_redis if broker.transport.driver_type == "redis" else _taken_by_workers
@@ -73,7 +73,7 @@ def settled(deployment: Deployment) -> None:
 
 
 def waiting(deployment: Deployment, queue: str) -> int:
-    """How many messages lie in a queue of the deployment."""
+    """Return how many messages lie in a queue of the deployment."""
     with deployment.app.connection_for_read() as broker:
         return _waiting(broker, deployment.app.amqp.queues[queue])
 
@@ -83,19 +83,21 @@ def _waiting(broker: Connection, queue: Queue) -> int:
         try:
             return int(queue(channel).queue_declare(passive=True).message_count)
         except broker.channel_errors:
-            return 0  # nobody has used it yet
+            return 0  # the queue was never used
 
 
 def _taken_from_redis(deployment: Deployment, broker: Connection) -> int:
-    """The messages that nobody has acknowledged, whoever has them."""
+    """Return how many messages are unacknowledged, in any process."""
     channel: Any = broker.default_channel
     return int(channel.client.hlen(channel.unacked_key))
 
 
 def _taken_by_workers(deployment: Deployment, broker: Connection) -> int:
-    """The same as far as the workers of this deployment know; RabbitMQ does not tell over AMQP."""
+    """Return the same as far as this deployment's workers know, because RabbitMQ does not tell
+    it over AMQP.
+    """
     names = [worker.name for worker in deployment.workers if worker.process.poll() is None]
-    # On the connection at hand: one that lay idle in the app's pool may have been closed since.
+    # Uses the open connection, because an idle one of the app's pool may have been closed.
     inspect = deployment.app.control.inspect(names, timeout=WAIT_S, connection=broker)
     looks = [inspect.reserved, inspect.active] if names else []
     return sum(len(found) for look in looks for found in (look() or {}).values())
@@ -108,7 +110,7 @@ def plain_app(deployment: Deployment) -> Celery:
         "elsewhere", broker=conf.broker_write_url, backend=conf.result_backend, set_as_current=False
     )
     app.conf.task_default_queue = deployment.queue  # as a sender says `queue="desk"`
-    # RabbitMQ takes a queue for another one if it is declared with other arguments.
+    # RabbitMQ refuses to declare a queue again with other arguments.
     [declared] = [q for q in deployment.queues() if q.name == deployment.queue]
     app.conf.task_queue_max_priority = declared.max_priority
     return app

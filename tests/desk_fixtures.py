@@ -1,7 +1,7 @@
 """The desk and the strict organism, each with one worker that several modules share.
 
-A module that uses them says `pytest_plugins = ["tests.desk_fixtures"]`, so that each worker
-starts once in a run, and only if somebody needs it.
+A module that uses them says `pytest_plugins = ["tests.desk_fixtures"]`, so that each worker starts
+once in a test run, and only if a test needs it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def strict(
     broker: NewBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
-    """The strict organism: 70 deliveries a conversation, depth-first, a queue of its own."""
+    """The strict organism: 70 deliveries per conversation, depth-first, and a queue of its own."""
     directory = tmp_path_factory.mktemp("strict")
     for deployment in deployed("strict", deployment_url(), directory, broker_url=broker()):
         yield deployment

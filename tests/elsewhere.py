@@ -1,4 +1,4 @@
-"""Processes of somebody else's Celery application, which have none of our code."""
+"""Processes of another Celery application that has none of our code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCRIPT = Path(__file__).parent / "foreign" / "elsewhere.py"
 
 
 class Elsewhere:
-    """A directory of its own with the foreign application in it, on a deployment's broker."""
+    """A directory that contains the other application, which uses a deployment's broker."""
 
     def __init__(self, deployment: Deployment, directory: Path) -> None:
         self.directory = directory
@@ -35,7 +35,7 @@ class Elsewhere:
         return [sys.executable, "-I", self._script, role]
 
     def ask(self, *messages: tuple[str, list[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Send messages from a process of its own and return what it saw."""
+        """Send messages from a new process and return what that process saw."""
         done = subprocess.run(
             self._command("client"),
             input=json.dumps(messages),
@@ -51,7 +51,7 @@ class Elsewhere:
         return answer
 
     def start_worker(self) -> Worker:
-        """Start a worker for its own tasks, on its own queue."""
+        """Start a worker for the application's own tasks, on its own queue."""
         log = self.directory / "elsewhere.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -67,7 +67,7 @@ class Elsewhere:
         return worker
 
     def records(self, task: str, **wanted: Any) -> list[dict[str, Any]]:
-        """What its tasks got, in order."""
+        """Return what the application's tasks received, in order."""
         lines = map(json.loads, whole_lines(self.records_file))
         wanted = {"task": task, **wanted}
         return [r for r in lines if all(r.get(k) == v for k, v in wanted.items())]

@@ -31,10 +31,10 @@ ROOT = Path(__file__).parent.parent
 ORGANISMS = Path(__file__).parent / "organisms"
 RECORDS_VARIABLE = "THREADLOOM_TEST_RECORDS"
 START_TIMEOUT_S = 200.0
-#: seconds to wait for what has to come: only what hangs is ended by it, also on a busy machine
+#: seconds to wait for an expected event; even on a busy machine only a hang exceeds it
 WAIT_S = 200.0
 
-#: in place of a broker's URL: the organism is attached to a team's app on its registry's Redis
+#: given for a broker's URL: the organism is attached to a team's app on its registry's Redis
 ATTACHED = "attached"
 #: gives each deployment the URL of a broker of its own; None: its registry's Redis
 NewBroker = Callable[[], str | None]
@@ -55,9 +55,9 @@ def eventually(look: Callable[[], T | None], *, timeout_s: float = WAIT_S, what:
 
 
 def whole_lines(file: Path) -> list[bytes]:
-    """The lines of a file that others append to; none if there is no file.
+    """Return the whole lines of a file that others append to, or none if the file does not exist.
 
-    What follows the last newline is a line that is still being written, and is left for later.
+    A last line without a newline is still being written and is left for later.
     """
     return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
@@ -72,11 +72,11 @@ class Worker:
 
     @property
     def output(self) -> str:
-        """Everything the worker has logged."""
+        """Return everything that the worker has logged."""
         return self.log.read_text(errors="replace")
 
     def wait_ready(self) -> None:
-        """Return when the worker has said that it is ready."""
+        """Return when the worker has logged that it is ready."""
 
         def ready() -> bool:
             if self.process.poll() is not None:
@@ -86,7 +86,7 @@ class Worker:
         eventually(ready, timeout_s=START_TIMEOUT_S, what=f"{self.name} ready")
 
     def stop(self) -> None:
-        """A warm shutdown: running tasks finish."""
+        """Shut down warmly: running tasks finish."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -95,14 +95,14 @@ class Worker:
                 self.kill()
 
     def kill(self) -> None:
-        """End the main process and its pool at once, as a lost machine would."""
+        """Kill the main process and its pool at once, as the loss of a machine would."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_S)
 
 
 class Deployment:
-    """An organism with its workers, its app in this process, and what its handlers recorded."""
+    """An organism with its workers, its app in this process, and the records of its handlers."""
 
     def __init__(
         self,
@@ -132,7 +132,9 @@ class Deployment:
         self.app = tasks.create_app(self.organism, redis_url=redis_url)
 
     def _attached(self) -> Celery:
-        """The team's app with the organism; workers are the team's from now on."""
+        """Return the team's app with the organism; from now on workers are started from that
+        app.
+        """
         settings = yaml.safe_load(self.organism.read_text())["organism"].get("celery", {})
         self.organism = adjusted(self.organism, self.directory, celery={})
         self._app_module = "tests.team"
@@ -193,7 +195,9 @@ class Deployment:
         }
 
     def command(self, *arguments: str) -> str:
-        """What `threadloom` prints with these arguments and this organism; it has to succeed."""
+        """Run `threadloom` with these arguments and this organism, and return its output; it
+        has to succeed.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "threadloom", *arguments, "--organism", str(self.organism)],
             cwd=ROOT,
@@ -210,17 +214,17 @@ class Deployment:
         return tasks.inject(self.app, to, payload, **options)
 
     def ask(self, to: str, payload: Any, *, timeout_s: float = WAIT_S) -> Any:
-        """Inject and wait for the value; raises what the conversation ended with."""
+        """Inject and wait for the value; raise the error if the conversation ended with one."""
         return self.inject(to, payload).get(timeout=timeout_s)
 
     def conversation(self, conversation_id: str) -> Conversation:
-        """The conversation as the registry has it."""
+        """Return the conversation as the registry has it."""
         found = self.backend.conversation(conversation_id)
         assert found is not None, f"no conversation {conversation_id}"
         return found
 
     def ended(self, conversation_id: str, *, timeout_s: float = WAIT_S) -> Conversation:
-        """The conversation once nothing of it is in flight any more."""
+        """Return the conversation once none of its deliveries is in flight any more."""
         return eventually(
             lambda: next(
                 (c for c in [self.backend.conversation(conversation_id)] if c and c.in_flight == 0),
@@ -231,7 +235,7 @@ class Deployment:
         )
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:
-        """What handlers recorded, in order; only those with the wanted values."""
+        """Return what handlers recorded, in order, of the records with the wanted values."""
         lines = map(json.loads, whole_lines(self.records_file))
         return [r for r in lines if all(r.get(k) == v for k, v in wanted.items())]
 
@@ -245,15 +249,15 @@ class Deployment:
 
 
 def on_broker(organism: Path, broker_url: str, directory: Path) -> Path:
-    """The organism file again, in `directory`, with this broker."""
+    """Write the organism file again, in `directory`, with this broker."""
     celery = yaml.safe_load(organism.read_text())["organism"].get("celery", {})
     return adjusted(organism, directory, celery={**celery, "broker_url": broker_url})
 
 
 def adjusted(organism: Path, directory: Path, **section: Any) -> Path:
-    """The organism file again, in `directory`, with other values of its first section.
+    """Write the organism file again, in `directory`, with other values in its first section.
 
-    The modules beside it are linked there, so that the copy finds its own.
+    Links to the modules beside the file are made there, so that the copy finds its own.
     """
     for module in organism.parent.glob("*.py"):
         link = directory / module.name
@@ -267,7 +271,7 @@ def adjusted(organism: Path, directory: Path, **section: Any) -> Path:
 
 
 def queued(organism: Path, directory: Path) -> Path:
-    """The same organism, where every delivery goes over the broker."""
+    """Write the same organism with every delivery sent over the broker."""
     return adjusted(organism, directory, local_slice_ms=0)
 
 

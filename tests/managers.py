@@ -24,7 +24,7 @@ class RunningManager:
 
 
 def start_manager(door: Path) -> subprocess.Popen[bytes]:
-    """Start a manager; it may not be ready yet."""
+    """Start a manager, which may not be ready yet."""
     return subprocess.Popen(
         [sys.executable, "-m", "threadloom.routing.backends.manager.server", str(door)],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def _serves(process: subprocess.Popen[bytes], door: Path) -> bool:
 
 @contextlib.contextmanager
 def running_manager(door: Path) -> Iterator[RunningManager]:
-    """A manager that serves behind this door, until the block is left."""
+    """Run a manager behind this door until the block is left."""
     with start_manager(door) as process:
         try:
             eventually(lambda: _serves(process, door), timeout_s=START_TIMEOUT_S)

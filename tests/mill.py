@@ -1,4 +1,4 @@
-"""How tests of retries and dead letters have grain ground, and see what became of it."""
+"""Helpers for tests of retries and dead letters: they have grain ground and read the outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from threadloom.routing.records import DeadLetter, LogEntry
 
 
 class Mill:
-    """One test's view of the mill; its grain has a name that no other test's has."""
+    """One test's view of the mill; no other test uses the name of its grain."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -28,15 +28,15 @@ class Mill:
     # --- giving orders ------------------------------------------------------------------
 
     def grind(self, **how: Any) -> dict[str, Any]:
-        """This test's grain, as a listener takes it."""
+        """Return this test's grain as the payload that a listener takes."""
         return {"grain": self.grain, **how}
 
     def grist(self, **how: Any) -> XML:
-        """The same, as an element."""
+        """Return the same payload as an element."""
         return xml("Grind", **self.grind(**how))
 
     def begin(self, to: str, **how: Any) -> AsyncResult[Any]:
-        """Have this test's grain ground, without waiting."""
+        """Start to grind this test's grain without waiting for the end."""
         return self.deployment.inject(to, self.grind(**how))  # type: ignore[no-any-return]
 
     def start(self, to: str, message: Any) -> AsyncResult[Any]:
@@ -45,44 +45,46 @@ class Mill:
         return self.deployment.inject(to, element)  # type: ignore[no-any-return]
 
     def order(self, to: str, what: XML) -> AsyncResult[Any]:
-        """Let the miller have something done, without waiting."""
+        """Give the miller an order without waiting for its end."""
         return self.deployment.inject("miller", {"to": to, "what": what.text})  # type: ignore[no-any-return]
 
     def repair(self) -> None:
-        """From now on this test's grain breaks no millstone."""
+        """Let this test's grain break no millstone from now on."""
         records = self.deployment.records_file
         records.with_name(f"{records.name}.{self.grain}").touch()
 
     # --- what became of it --------------------------------------------------------------
 
     def runs(self, **wanted: Any) -> list[dict[str, Any]]:
-        """What handlers recorded of this test's grain, in order."""
+        """Return what handlers recorded of this test's grain, in order."""
         return self.deployment.records(event="run", grain=self.grain, **wanted)
 
     def story(self, conversation_id: str) -> Story:
-        """The conversation, once nothing of it is in flight."""
+        """Return the conversation once none of its deliveries is in flight."""
         return Story(self.deployment, conversation_id)
 
     def log(self, conversation_id: str) -> Sequence[LogEntry]:
-        """The log of a conversation as it is now."""
+        """Return the current log of a conversation."""
         return self.deployment.backend.log(conversation_id)
 
     def every_letter(self) -> list[DeadLetter]:
-        """All dead letters, newest first."""
+        """Return all dead letters, newest first."""
         return tasks.dead_letters(self.app, limit=1_000)
 
     def letters(self) -> list[DeadLetter]:
-        """The dead letters about this test's grain, newest first."""
+        """Return the dead letters about this test's grain, newest first."""
         grain = self.grain.encode()
         return [each for each in self.every_letter() if grain in each.delivery.envelope]
 
     def letter(self) -> DeadLetter:
-        """The one dead letter about this test's grain, once it is there."""
+        """Return the one dead letter about this test's grain, once it exists."""
         [found] = eventually(self.letters, what="a dead letter")
         return found
 
     def again(self, result: AsyncResult[Any]) -> AsyncResult[Any]:
-        """The result as whoever asks anew reads it, once everything has ended and been told."""
+        """Return the result as a new reader gets it, once everything has ended and been
+        released.
+        """
         self.deployment.ended(result.id)
         eventually(lambda: not self.deployment.backend.stats()["due"], what="nothing is due")
         return self.app.AsyncResult(result.id)
@@ -95,12 +97,12 @@ class Mill:
 
 
 def value_of(result: AsyncResult[Any]) -> Any:
-    """The fields of what a conversation answers."""
+    """Return the fields of a conversation's answer."""
     return result.get(timeout=WAIT_S)["payload"]
 
 
 def error_of(result: AsyncResult[Any]) -> ConversationError:
-    """What a conversation fails with."""
+    """Return the error with which a conversation fails."""
     with pytest.raises(ConversationError) as caught:
         result.get(timeout=WAIT_S)
     return caught.value

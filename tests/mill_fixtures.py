@@ -22,7 +22,9 @@ def mill_deployment(
     broker: NewBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
-    """One process for everything: what holds it while it waits, holds everything up."""
+    """The mill on a single process, so that a handler that blocks while it waits blocks
+    everything.
+    """
     directory = tmp_path_factory.mktemp("mill")
     broker_url = broker()
     for deployment in deployed(

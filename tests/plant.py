@@ -1,7 +1,7 @@
-"""Workers and a broker as plain data: every step of a delivery's way is a call of its own.
+"""Workers and a broker as plain data: each step of a delivery's way is a separate call.
 
-What `tasks` does in one go with Celery, in the same order, can be stopped here between any two
-effects, doubled, delayed or lost: so a test may interleave it as it likes.
+`tasks` performs these steps in the same order in one go with Celery. Here a test can stop between
+any two effects, and can repeat, delay or lose each of them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _SILENT = canonical(content_of(timeout_fault()).element)
 
 @dataclass(eq=False)
 class Run:
-    """A handler that runs, or a hand-over of a conversation's value."""
+    """One attempt of a handler, or one hand-over of a conversation's value."""
 
     owner: str
     lease_ms: int
     work: Frame | Release
     conversation: str
-    #: the delivery that its message is for
+    #: the delivery that its message names
     head: str
 
     def told(self, *, goes_on: bool) -> records.Turn:
@@ -69,15 +69,15 @@ class Plant:
     #: messages in the broker
     broker: list[Publication] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-    #: committed, and not published yet
+    #: committed and not published yet
     hands: list[Sequence[Publication]] = field(default_factory=list)
-    #: published, and not said so yet
+    #: published, while the registry has not been told yet
     unsaid: list[Publication] = field(default_factory=list)
     #: by delivery: how many commits settled it
     settled: Counter[str] = field(default_factory=Counter)
     #: by delivery: its newest attempt, the only one that may settle it
     newest: Counter[str] = field(default_factory=Counter)
-    #: by conversation: what whoever injected it was told
+    #: by conversation: what its injector was told
     told: dict[str, list[Ending]] = field(default_factory=lambda: defaultdict(list))
     _numbers: Any = field(default_factory=itertools.count)
 
@@ -102,7 +102,7 @@ class Plant:
         self.hands.append([publication])
 
     def begin(self, message: Publication, *, lease_ms: int) -> Run | None:
-        """A worker gets a message, and says what it has published before."""
+        """Let a worker take a message, and tell the registry what it has published before."""
         owner = self.new_id()
         published: dict[str, list[str]] = defaultdict(list)
         for each in self.unsaid:
@@ -122,10 +122,10 @@ class Plant:
         return run
 
     def finish(self, run: Run, *, answer_lost: bool = False, goes_on: bool = False) -> None:
-        """The handler returns, and what it wants is committed; or the value is handed over.
+        """Let the handler return and commit its outcome, or hand the value over.
 
-        `answer_lost`: the registry did commit, and has to be asked again. `goes_on`: the run goes
-        on with what follows, if there is such a thing.
+        `answer_lost`: the registry committed, but its answer was lost, so the commit is repeated.
+        `goes_on`: the turn continues with a delivery that follows, if there is one.
         """
         self.runs.remove(run)
         if isinstance(run.work, Release):
@@ -192,13 +192,15 @@ class Plant:
         return replace(again, adopted=before.adopted)
 
     def publish(self, hand: Sequence[Publication]) -> None:
-        """Everything that a commit created reaches the broker; that is said later, or never."""
+        """Send everything that a commit created to the broker; the registry is told later, or
+        never.
+        """
         self.hands.remove(hand)
         self.broker += hand
         self.unsaid += hand
 
     def lose(self, run: Run) -> None:
-        """A pool process is lost while it runs this, and its main process says so."""
+        """Lose the pool process that runs this, and let its main process report the loss."""
         if isinstance(run.work, Release):
             return
         again = self.backend.abandon(run.conversation, run.head, owner=run.owner, reason="lost")
@@ -208,8 +210,8 @@ class Plant:
     # --- what is done for all of them ---------------------------------------------------
 
     def sweep(self) -> None:
-        """Late things are taken in hand, and messages that nobody began found again."""
-        # Sorted, for several of one millisecond or not make a history another one.
+        """Reclaim overdue items, and find messages again that no worker began."""
+        # Sorted, so that a history does not depend on which items share a millisecond.
         for due in sorted(self.backend.due(limit=1_000), key=lambda due: due.member):
             late = self.backend.reclaim(due, retry_in_ms=0, silent_branch=_SILENT)
             self.hands.append(list(late))
@@ -220,7 +222,7 @@ class Plant:
                 self.broker.append(lost)
 
     def answer(self, conversation_id: str, wait: Wait, payload: Any) -> None:
-        """Somebody gives a waiting thread its input."""
+        """Give a waiting thread its input."""
         content = content_of(payload)
         given = Delivery(
             wait.id, wait.thread_id, "console", wait.listener, content.name, content.path,
@@ -232,7 +234,9 @@ class Plant:
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing runs, nothing is on its way, and the registry waits for nothing."""
+        """Return whether nothing runs, no message is on its way, and the registry waits for
+        nothing.
+        """
         stats = self.backend.stats()
         busy = self.runs or self.hands or self.broker or stats["due"] or stats["sent"]
         return not busy

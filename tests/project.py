@@ -1,4 +1,4 @@
-"""A user's own project folder, and a worker that is started in it as users do."""
+"""A user's own project folder, and a worker started in it as users start one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from threadloom.config.celery_settings import celery_url
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """Write files, by their path in the folder; returns the folder."""
+    """Write files by their paths in the folder; return the folder."""
     for name, text in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,13 +27,15 @@ def write(folder: Path, files: Mapping[str, str]) -> Path:
 
 
 class Project:
-    """A folder with an organism file, on a Redis database of its own; none of our tests in it."""
+    """A folder with an organism file and a Redis database of its own, without any of our test
+    code.
+    """
 
     def __init__(self, folder: Path, redis_url: str, **environment: str) -> None:
         self.folder = folder
         self.redis_url = redis_url
         self.environment = {
-            # What the tests are run with leads to the checkout, where other things are.
+            # The tests' own environment points to the checkout, which a user does not have.
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "THREADLOOM_REDIS_URL": redis_url,
             "SITE_BROKER": celery_url(redis_url),
@@ -59,13 +61,13 @@ class Project:
         return done.stdout
 
     def start_worker(self, *, app: str = "threadloom", cwd: Path | None = None) -> Worker:
-        """Start a worker in the folder, or in another one; returns when it is ready."""
+        """Start a worker in the folder or in another one; return when it is ready."""
         name = f"project{len(self._workers)}@test"
         log = self.folder.parent / f"{self.folder.name}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [
-                    # As the installed command is: nothing but it is on the path at first.
+                    # As with the installed command, the folder is not on the path at first.
                     sys.executable, "-P", "-m", "celery", "-A", app, "worker",
                     "--loglevel", "INFO", "--concurrency", "2", "--hostname", name,
                     "--without-gossip", "--without-mingle",
@@ -82,12 +84,14 @@ class Project:
         return worker
 
     def ask(self, listener: str, payload: Any, *, queue: str) -> Any:
-        """What a sender without any of our code gets for a message."""
+        """Return what a sender without any of our code gets for a message."""
         result = self._sender.send_task(listener, [payload], queue=queue)
         return result.get(timeout=WAIT_S)["payload"]
 
     def result(self, task: str) -> Any:
-        """What a Celery task of the project's own returns, sent to Celery's default queue."""
+        """Return the result of one of the project's own Celery tasks, sent to Celery's default
+        queue.
+        """
         return self._sender.send_task(task).get(timeout=WAIT_S)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""The RabbitMQ that tests run on: whoever asks gets a virtual host of their own there.
+"""The RabbitMQ that tests run on: each caller gets a virtual host of its own there.
 
-THREADLOOM_TEST_AMQP_URL names the server, else it is the local one as guest. Virtual hosts are
-made with `rabbitmqctl` where the server is this machine's and we may, else by its management
-API on port 15672. Nothing outside these virtual hosts is touched.
+THREADLOOM_TEST_AMQP_URL names the server; without it the server is the local one, as guest. If the
+server runs on this machine and we may use `rabbitmqctl`, that makes the virtual hosts, otherwise
+the management API on port 15672 does. Nothing outside these virtual hosts is touched.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Administration(Protocol):
     """What tests need of a RabbitMQ beyond AMQP. Raises RabbitUnavailableError."""
 
     def answers(self) -> None:
-        """Return if it works."""
+        """Return if it works, and raise otherwise."""
 
     def add(self, virtual_host: str, user: str) -> None:
         """Make a virtual host in which `user` may do everything."""
 
     def delete(self, virtual_host: str) -> None:
-        """Remove a virtual host with all that is in it."""
+        """Remove a virtual host with everything in it."""
 
     def close_connections(self, virtual_host: str) -> None:
-        """Have the server close every connection to a virtual host."""
+        """Make the server close every connection to a virtual host."""
 
 
 class Rabbit:
@@ -77,7 +77,7 @@ class Rabbit:
             self._administration.delete(name)
 
     def close_connections(self, url: str) -> None:
-        """Have the server close every connection to the virtual host that `url` names."""
+        """Make the server close every connection to the virtual host that `url` names."""
         self._administration.close_connections(urlsplit(url).path[1:])
 
     def _administered(self) -> Administration:
@@ -97,9 +97,10 @@ class Rabbit:
 
 
 class _Rabbitmqctl:
-    """RabbitMQ's own tool, which asks for the server's user or root.
+    """RabbitMQ's own tool, which only the server's user or root may run.
 
-    It finds a server by its name and not by its port, so it is asked for that.
+    It finds a server by its name and not by its port, so `answers` checks that the server listens
+    on the port.
     """
 
     def __init__(self, port: int) -> None:

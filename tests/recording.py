@@ -1,4 +1,4 @@
-"""How handlers of test organisms leave a trace: one JSON line per event, appended atomically."""
+"""How handlers of test organisms record events: one JSON line per event, appended atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadloom.routing import HandlerMetadata
 
 
 def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:
-    """Append one line to the file the test named; lines of several processes do not mix."""
+    """Append one line to the file that the test named; lines of several processes do not mix."""
     append(
         event=event,
         thread=meta.thread_id,
@@ -24,7 +24,7 @@ def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:
 
 
 def append(**fields: Any) -> None:
-    """Append one line with these fields, the process and the time; also for plain tasks."""
+    """Append one line with these fields, the process id and the time; plain tasks use it, too."""
     line = {"pid": os.getpid(), "at": time.time(), **fields}
     descriptor = os.open(
         os.environ["THREADLOOM_TEST_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600

@@ -1,7 +1,7 @@
-"""Conversations told by hand: small builders of what a planner would have decided.
+"""Conversations told by hand: small builders of the transitions that a planner would decide.
 
-Ids are counted, not random, so that two backends that are told the same story must give the
-same answers.
+Ids are counted, not random, so two backends that are told the same story must give the same
+answers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KILLED = Ending(ConversationStatus.KILLED, {"code": "killed"})
 
 @dataclass(frozen=True)
 class Bench:
-    """A backend under test, and how its time passes."""
+    """A backend under test, and a way to let its time pass."""
 
     backend: SharedBackend
     #: another backend on the same store
@@ -54,7 +54,7 @@ class Bench:
     tick: Callable[[], None]
 
     def late(self, conversation_id: str, kind: str, thing: str = "") -> Due:
-        """Return this thing once it is due: a delivery, a join, a branch, a release."""
+        """Return this item once it is due: a delivery, a join, a branch or a release."""
         member = codec.due_member(kind, conversation_id, thing)
 
         def found() -> Due | None:
@@ -71,12 +71,12 @@ class Bench:
         return found
 
     def reclaim(self, conversation_id: str, kind: str, thing: str = "") -> list[str]:
-        """Take a thing in hand once it is due; the ids that are to be published for it."""
+        """Reclaim an item once it is due; return the ids that are to be published for it."""
         due = self.late(conversation_id, kind, thing)
         return ids(self.backend.reclaim(due, retry_in_ms=LONG_MS, silent_branch=SILENT))
 
     def republish(self, conversation_id: str, delivery_id: str) -> str | None:
-        """Republish a delivery that nobody began; the id of the message, if there is one."""
+        """Republish a delivery that no worker began; return the id of the message, or None."""
         member = codec.due_member("d", conversation_id, delivery_id)
         found = self.backend.unbegun(older_than_ms=0, limit=10_000)
         [due] = [due for due in found if due.member == member]
@@ -85,12 +85,12 @@ class Bench:
 
 
 def ids(publications: tuple[Publication, ...]) -> list[str]:
-    """What is published, in order."""
+    """Return the ids of publications, in order."""
     return [publication.id for publication in publications]
 
 
 def committed(result: CommitResult) -> Committed:
-    """The answer of a commit that must succeed."""
+    """Return the answer of a commit that must succeed."""
     assert isinstance(result, Committed), result
     return result
 
@@ -125,7 +125,10 @@ class Story:
     def try_begin(
         self, delivery_id: str, *, owner: str = "", lease_ms: int = LONG_MS, lost: bool = False
     ) -> Any:
-        """Begin a delivery; `lost`: after the process of this owner that ran it was lost."""
+        """Begin a delivery.
+
+        `lost`: the process of this owner that ran the delivery was lost before.
+        """
         owner = owner or self.owner
         if lost:
             self.backend.abandon(self.id, delivery_id, owner=owner, reason="lost")
@@ -155,7 +158,9 @@ class Story:
     # --- what a transition holds --------------------------------------------------------
 
     def delivery(self, frame: Frame, **changes: Any) -> Delivery:
-        """A delivery caused by this frame, in its scope and on its thread if not told else."""
+        """Return a delivery caused by this frame, by default in the frame's scope and on its
+        thread.
+        """
         given: dict[str, Any] = {"id": "", "thread_id": frame.thread.id, "to": "helper"}
         given["scope"] = frame.delivery.scope
         given |= changes
@@ -250,13 +255,13 @@ class Story:
         return row
 
     def counts(self, join_id: str) -> tuple[int, int, bool]:
-        """Successes, failures, and whether the join has fired."""
+        """Return the successes, the failures, and whether the join has fired."""
         state = self.backend.join(self.id, join_id)
         assert state is not None
         return state.ok, state.failed, state.fired
 
     def events(self, event: str) -> list[str]:
-        """The lines of the log of one kind: the delivery's id, or the text."""
+        """Return the log lines of one kind: for each the delivery's id, or the text."""
         found = []
         for line in self.backend.log(self.id):
             if line.event == event:
@@ -266,5 +271,5 @@ class Story:
 
 
 def then(result: BranchResult, delivery: Delivery, thread: Thread) -> BranchResult:
-    """The result with what follows if it counts."""
+    """Return the result with the deliveries that follow if it counts."""
     return replace(result, then_delivery=delivery, then_thread=thread)

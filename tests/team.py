@@ -1,7 +1,8 @@
-"""A Celery app that a team has already, with an organism attached and tasks of its own.
+"""A Celery app that a team already has, with an organism attached and tasks of its own.
 
-`celery -A tests.team worker` runs it as its environment says: TEAM_BROKER, TEAM_SETTINGS (JSON,
-over Celery's own defaults) and the organism file. Nothing else about it is ours.
+`celery -A tests.team worker` runs it with the settings of its environment: TEAM_BROKER,
+TEAM_SETTINGS (JSON, over Celery's own defaults) and the organism file. Nothing else about the app
+is ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes over the wire to a deployment's Redis: messages, how many commands, events."""
+"""What a deployment sends to its Redis: messages, commands and their number, and events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from threadloom.routing.backends.redis.scripts import load_scripts
 
 
 class Wire:
-    """What a deployment's Redis was told while somebody listened."""
+    """What a deployment's Redis received while a test listened."""
 
     def __init__(self) -> None:
         #: what was pushed to the broker's queues
@@ -28,15 +28,15 @@ class Wire:
         self.commands: Counter[str] = Counter()
 
     def tasks(self) -> set[str]:
-        """The ids of the tasks that messages were for; each once.
+        """Return the ids of the tasks that messages were for, each once.
 
-        On a busy machine a worker may have a message in hand for seconds and not begin, so that
-        the sweep takes it for lost and publishes it again.
+        On a busy machine a worker may hold a message for seconds before it begins, so that the
+        sweep takes the message for lost and publishes it again.
         """
         return {str(json.loads(message)["headers"]["id"]) for message in self.messages}
 
     def sizes(self) -> list[int]:
-        """Bytes of each message; how long the sender's process id is does not count."""
+        """Return the bytes of each message, not counting the length of the sender's process id."""
         return [len(m) - len(json.loads(m)["headers"]["origin"]) for m in self.messages]
 
 
@@ -47,13 +47,13 @@ def _named(command: str) -> str:
     words = command.split(" ", 3)
     if words[0] == "EVALSHA":
         return f"EVALSHA {_SCRIPTS.get(words[1], '?')}"
-    # With XX: a worker says that it still has its messages.
+    # ZADD with XX: a worker reports that it still has its messages.
     return "ZADD XX" if words[0] == "ZADD" and "XX" in words[2:3] else words[0]
 
 
 @contextmanager
 def listening(deployment: Deployment) -> Iterator[Wire]:
-    """Everything that goes to the deployment's own, private Redis."""
+    """Record everything that goes to the deployment's own, private Redis."""
     wire = Wire()
     client = redis.Redis.from_url(deployment.redis_url)
     database = client.connection_pool.connection_kwargs["db"]
@@ -84,7 +84,9 @@ def listening(deployment: Deployment) -> Iterator[Wire]:
 
 @contextmanager
 def events_of(app: Celery) -> Iterator[list[dict[str, Any]]]:
-    """The events of tasks that workers and publishers send meanwhile, as Flower gets them."""
+    """Record the events of tasks that workers and publishers send meanwhile, as Flower gets
+    them.
+    """
     seen: list[dict[str, Any]] = []
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": seen.append})

@@ -1,4 +1,6 @@
-"""How tests of sequences and buffers give orders, open gates, and see that nothing is left."""
+"""Helpers for tests of sequences and buffers: they give orders, open gates and check that
+nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -49,23 +51,23 @@ class Works:
         return self.ask("system.buffer", BufferStart(target, items, **options))
 
     def led(self, leader: str, to: str, start: object) -> tuple[str, str]:
-        """Let an agent start something: the class and the XML of what came back to it."""
+        """Let an agent start something; return the class and the XML of the answer to it."""
         value = self.ask(leader, {"to": to, "what": as_xml(start).text})
         return value["kind"], value["what"]
 
     def items(self, answer: Fields) -> list[BufferItem]:
-        """The items of a BufferComplete of this test's last conversation."""
+        """Return the items of a BufferComplete of this test's last conversation."""
         return list(tasks.read_results(self.deployment.app, self.conversations[-1], answer))
 
     # --- gates --------------------------------------------------------------------------
 
     def open_gate(self, *names: str) -> None:
-        """Let one handler pass that waits at each of these gates, or will."""
+        """Let one handler pass at each of these gates, whether it waits there now or later."""
         for name in names:
             self.redis.rpush(f"gate:{name}", "pass")
 
     def seen(self, event: str, **wanted: Any) -> Fields:
-        """The first record of its kind in this test's conversations, once it is there."""
+        """Return the first record of its kind in this test's conversations, once it exists."""
         return eventually(
             lambda: next(iter(self.records(event, **wanted)), None), what=f"{event} {wanted}"
         )
@@ -78,7 +80,7 @@ class Works:
         return [r for r in found if r["thread"] in threads]
 
     def noted(self, text: str) -> None:
-        """Return once the operators of the last conversation were told this."""
+        """Return once operators were told this about the last conversation."""
         backend, conversation = self.deployment.backend, self.conversations[-1]
         eventually(
             lambda: any(
@@ -102,11 +104,11 @@ class Works:
     # --- afterwards ---------------------------------------------------------------------
 
     def story(self) -> Story:
-        """What happened in the last conversation, once nothing of it is in flight."""
+        """Return the story of the last conversation once none of its deliveries is in flight."""
         return Story(self.deployment, self.conversations[-1])
 
     def nothing_left(self) -> None:
-        """Every conversation of the test ends: nothing in flight, nothing that is due."""
+        """Check that every conversation of the test ends with nothing in flight and nothing due."""
         for conversation in self.conversations:
             self.deployment.ended(conversation)
         eventually(lambda: not self._due(), what="nothing due")
@@ -114,7 +116,7 @@ class Works:
         self.redis.close()
 
     def _due(self) -> list[str]:
-        """What the registry still has to watch of the test's conversations."""
+        """Return the due items of the test's conversations that the registry still has."""
         keys = self.redis.keys("tl:works:*:due")
         members = [member for key in keys for member in self.redis.zrange(key, 0, -1)]
         return [m for m in members if any(c in m for c in self.conversations)]
@@ -134,7 +136,7 @@ def as_xml(message: object) -> XML:
 
 
 def jobs(*described: tuple[str, str]) -> list[XML]:
-    """Items for the worker: how, and what."""
+    """Return items for the worker: each says how it works, and on what."""
     return [xml("Job", how=how, what=what) for how, what in described]
 
 
@@ -150,5 +152,5 @@ def text_of(source: XML | str | None) -> str:
 
 
 def texts(items: Sequence[BufferItem]) -> list[str]:
-    """The text of each reply; of a failure its error behind a `!`."""
+    """Return the text of each reply, and for a failure its error behind a `!`."""
     return [text_of(i.payload) if i.success else f"!{i.error}" for i in items]

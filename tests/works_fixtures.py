@@ -15,7 +15,7 @@ from tests.works import Works
 
 pytest_plugins = ["tests.broker_fixtures"]
 
-#: more than any test lets run at once, so that what holds items back is never the worker
+#: more than any test lets run at once, so that the worker never holds items back
 CONCURRENCY = 12
 
 
@@ -25,7 +25,7 @@ def works_deployment(
     broker: NewBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
-    """The works; nobody consumes the queue `lobby` until a test says so."""
+    """The works; no worker consumes the queue `lobby` until a test says so."""
     deployment = Deployment(
         ORGANISMS / "works" / "organism.yaml",
         redis_url=deployment_url(),
@@ -41,7 +41,7 @@ def works_deployment(
 
 @pytest.fixture
 def works(works_deployment: Deployment) -> Iterator[Works]:
-    """The works, for one test; at the end nothing of what it began may be left."""
+    """The works for one test; at the end nothing that the test began may be left."""
     works = Works(works_deployment)
     yield works
     works.nothing_left()

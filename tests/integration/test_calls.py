@@ -14,9 +14,9 @@ pytestmark = pytest.mark.both_brokers
 
 
 def test_an_agent_calls_a_tool_and_gets_its_reply(desk: Deployment) -> None:
-    """The agent runs exactly twice, both times on its own thread; the tool saw another one.
-
-    The reply is of a class that the agent never declared, and arrives as that class.
+    """The agent runs exactly twice, both times on its own thread, and the tool runs on another
+    thread. The agent never declared the reply's class, and still gets the reply as an object of
+    it.
     """
     value, story = told(desk, "clerk", {"number": 41})
     assert (value["type"], value["payload"]) == ("Answer", {"text": "42"})
@@ -45,7 +45,7 @@ def test_a_reply_is_of_the_class_that_was_sent(desk: Deployment, whom: str, told
 
 
 def test_agents_know_their_name_and_their_peers_and_tools_do_not(desk: Deployment) -> None:
-    """An agent is told its own name and how to call its peers; the others neither."""
+    """Only an agent is told its own name and how to call its peers."""
     _, story = told(desk, "clerk", {"number": 1})
     clerk, tool = story.records("clerk")[0], story.records("add")[0]
     assert clerk["own_name"] == "clerk"
@@ -56,7 +56,9 @@ def test_agents_know_their_name_and_their_peers_and_tools_do_not(desk: Deploymen
 
 
 def test_the_message_id_is_the_id_of_the_delivery(desk: Deployment) -> None:
-    """Every run has its own, the first one's is the conversation's, and the log knows them all."""
+    """Every delivery has its own id, the first one has the conversation's, and the log has them
+    all.
+    """
     result = desk.inject("clerk", {"number": 1})
     result.get(timeout=WAIT_S)
     story = Story(desk, result.id)
@@ -67,7 +69,7 @@ def test_the_message_id_is_the_id_of_the_delivery(desk: Deployment) -> None:
 
 
 def test_dots_in_names_are_ordinary_characters(desk: Deployment) -> None:
-    """`a` → `a.b` → `b.c` → `c` → `a.b` …: every reply finds the way back, by one step each."""
+    """In `a` → `a.b` → `b.c` → `c` → `a.b` …, every reply goes back by exactly one name."""
     route = ["a.b", "b.c", "c", "a.b", "a", "b"]
     value, story = told(desk, "a", {"route": route})
     assert value["payload"] == {"text": "the end"}
@@ -81,7 +83,7 @@ def test_dots_in_names_are_ordinary_characters(desk: Deployment) -> None:
 
 
 def test_a_chain_is_not_told_apart_by_its_joined_name(desk: Deployment) -> None:
-    """`a` → `b.c` and `a.b` → `c` would both be "a.b.c"; each keeps its own threads."""
+    """`a` → `b.c` and `a.b` → `c` would both be "a.b.c" when joined; each has its own threads."""
     _, one = told(desk, "a", {"route": ["b.c"]})
     _, two = told(desk, "a.b", {"route": ["c"]})
     assert not one.threads.keys() & two.threads.keys()
@@ -91,7 +93,7 @@ def test_a_chain_is_not_told_apart_by_its_joined_name(desk: Deployment) -> None:
 
 
 def test_three_levels_down_and_up_again(desk: Deployment) -> None:
-    """The consultant calls the calculator, then the clerk, who calls the calculator itself."""
+    """The consultant calls the calculator and then the clerk, who also calls the calculator."""
     value, story = told(desk, "consultant", {"number": 1})
     assert value["payload"] == {"text": "12"}
     assert [r["got"] for r in story.records("consult")] == ["Ask", "Sum", "Answer"]
@@ -103,7 +105,9 @@ def test_three_levels_down_and_up_again(desk: Deployment) -> None:
 
 
 def test_a_self_call_keeps_the_thread(desk: Deployment) -> None:
-    """Five self-calls before the reply: one thread, and only those five say that they are some."""
+    """Five self-calls precede the reply; all are on one thread, and only they are marked as
+    self-calls.
+    """
     value, story = told(desk, "counter.v1.5", {"left": 5})
     runs = story.records("count")
     assert value["payload"] == {"text": "counted"}
@@ -114,7 +118,7 @@ def test_a_self_call_keeps_the_thread(desk: Deployment) -> None:
 
 
 def test_a_self_caller_deep_in_a_chain_replies_to_its_caller(desk: Deployment) -> None:
-    """The self-calls lengthen nobody's chain: the caller gets exactly one reply."""
+    """Self-calls do not lengthen the chain, and the caller gets exactly one reply."""
     call = {"to": "counter.v1.5", "message": "<Count><left>5</left></Count>"}
     value, story = told(desk, "caller", call)
     assert (value["payload"]["kind"], value["payload"]["sender"]) == ("Answer", "counter.v1.5")
@@ -123,10 +127,9 @@ def test_a_self_caller_deep_in_a_chain_replies_to_its_caller(desk: Deployment) -
 
 
 def test_a_list_of_calls_comes_back_one_by_one(desk: Deployment) -> None:
-    """Five calls at once: five replies, each a run of its own on the agent's one thread.
-
-    Every run sees the thread's messages up to its own, without gaps, so exactly one of them sees
-    all; the runs that returned None before it ended nothing.
+    """Five calls at once give five replies, each handled in a run of its own on the agent's one
+    thread. Every run sees the thread's messages up to its own, without gaps, so exactly one run
+    sees all of them. The earlier runs returned None, which ended nothing.
     """
     value, story = told(desk, "gatherer", {"numbers": [1, 2, 3, 4, 5]})
     assert value["payload"] == {"text": "2 3 4 5 6"}
@@ -145,7 +148,7 @@ def test_a_list_of_calls_comes_back_one_by_one(desk: Deployment) -> None:
 
 
 def test_calling_the_same_peer_again_reuses_its_thread(desk: Deployment) -> None:
-    """The calculator is called twice from one thread: both times on the same child thread."""
+    """The calculator is called twice from one thread, both times on the same child thread."""
     value, story = told(desk, "doubter", {"number": 1})
     assert value["payload"] == {"text": "3"}
     assert [r["got"] for r in story.records("ask_twice")] == ["Ask", "Sum", "Sum"]
@@ -154,7 +157,7 @@ def test_calling_the_same_peer_again_reuses_its_thread(desk: Deployment) -> None
 
 
 def test_none_ends_the_branch_and_the_conversation_without_a_value(desk: Deployment) -> None:
-    """Nobody is left waiting: the injector reads None, and the conversation is completed."""
+    """The injector reads None, and the conversation is completed."""
     value, story = told(desk, "mute", {"number": 1})
     assert value is None
     assert story.conversation.status == "completed"
@@ -165,13 +168,13 @@ def test_none_ends_the_branch_and_the_conversation_without_a_value(desk: Deploym
 
 
 def test_an_async_handler_works_like_any_other(desk: Deployment) -> None:
-    """It awaits something, then replies; several at once each get their own answer."""
+    """The handler awaits something and then replies; several at once each get their own answer."""
     results = [desk.inject("calculator.async", {"a": n, "b": 1}) for n in range(4)]
     assert [r.get(timeout=WAIT_S)["payload"]["value"] for r in results] == [1, 2, 3, 4]
 
 
 def test_conversations_over_the_same_path_do_not_meet(desk: Deployment) -> None:
-    """Eight at once over one path: no thread in common, each context its own, each its reply."""
+    """Of eight conversations at once over one path, each has its own threads, context and reply."""
     with ThreadPoolExecutor(8) as pool:
         told_all = list(pool.map(lambda n: told(desk, "doubter", {"number": n}), range(8)))
     assert [value["payload"]["text"] for value, _ in told_all] == [str(n + 2) for n in range(8)]

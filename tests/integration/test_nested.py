@@ -15,13 +15,15 @@ NO_ANSWER = "There was no answer in time."
 
 
 def test_an_item_that_starts_a_sequence(works: Works) -> None:
-    """Its handler asks for the sequence, one step of which asks the machine, and then replies."""
+    """The item's handler starts a sequence, one step of which calls the machine, and then
+    replies.
+    """
     answer = works.buffer("worker", jobs(("sequence", "a"), ("do", "b"), ("sequence", "c")))
     assert texts(works.items(answer)) == ["a+paint+polish", "b", "c+paint+polish"]
 
 
 def test_items_that_are_sequences(works: Works) -> None:
-    """The buffer's target is `system.sequence` itself; one that fails is a failed item."""
+    """The buffer's target is `system.sequence` itself; a sequence that fails is a failed item."""
     starts = [
         as_xml(SequenceStart(steps, xml("Part", name=name), sequence_id=name))
         for name, steps in [
@@ -41,14 +43,16 @@ def test_items_that_are_sequences(works: Works) -> None:
 
 
 def test_a_step_that_starts_a_buffer(works: Works) -> None:
-    """Its handler fans out to itself, and replies when the buffer has come back."""
+    """The step's handler sends a buffer of items to itself, and replies when the buffer has
+    completed.
+    """
     start = SequenceStart(["worker"], xml("Job", how="buffer", what="machine:m"))
     answer = works.ask("system.sequence", start)
     assert text_of(answer["final_result"]) == "[m.0 m.1 m.2]"
 
 
 def test_a_step_that_is_a_buffer(works: Works) -> None:
-    """What the buffer collected is the next step's input; one that cannot start fails there."""
+    """The buffer's result is the next step's input; a buffer that cannot start fails the step."""
     buffer = BufferStart("worker", jobs(("machine", "a"), ("crash", "")), buffer_id="mine")
     answer = works.ask(
         "system.sequence", SequenceStart(["system.buffer", "archive"], as_xml(buffer))
@@ -67,7 +71,7 @@ def test_a_step_that_is_a_buffer(works: Works) -> None:
 
 
 def test_a_buffer_in_a_buffer_in_a_buffer(works: Works) -> None:
-    """Three levels deep twenty-seven items call a peer each, and every answer is in its place."""
+    """At the third level twenty-seven items each call a peer, and every answer is at its index."""
     items = jobs(*[("buffer", f"buffer:machine:{name}") for name in "abc"])
     answer = works.buffer("worker", items)
 
@@ -81,7 +85,7 @@ def test_a_buffer_in_a_buffer_in_a_buffer(works: Works) -> None:
 
 
 def test_eight_nested_conversations_at_once(works: Works) -> None:
-    """They share nothing: each gets its own answers, in its own order."""
+    """The conversations share nothing: each gets its own answers in its own order."""
     started = [
         works.begin(
             "system.sequence",
@@ -98,7 +102,9 @@ def test_eight_nested_conversations_at_once(works: Works) -> None:
 
 
 def test_an_item_that_is_late_takes_everything_inside_it_along(works: Works) -> None:
-    """A buffer inside an item outlives the item's time: what it still runs comes to nothing."""
+    """A buffer inside an item is still running when the item's time ends, and its answers are
+    not delivered.
+    """
     items = jobs(("buffer", "gate:in"), ("do", "x"))
     start = BufferStart("worker", items, item_timeout_seconds=1.5)
     result = works.begin("system.buffer", start)
@@ -112,7 +118,9 @@ def test_an_item_that_is_late_takes_everything_inside_it_along(works: Works) -> 
 
 
 def test_a_deadline_outside_ends_what_is_inside(works: Works) -> None:
-    """The outer buffer does not wait for a sequence at its first step; the second never runs."""
+    """The outer buffer does not wait for a sequence at its first step, and the second step
+    never runs.
+    """
     job = xml("Job", how="gate", what="g")
     inner = as_xml(SequenceStart(["worker", "line.paint"], job))
     start = BufferStart("system.sequence", [inner], deadline_seconds=1.0)
@@ -126,7 +134,7 @@ def test_a_deadline_outside_ends_what_is_inside(works: Works) -> None:
 
 
 def test_a_sequence_inside_a_buffer_nobody_collects(works: Works) -> None:
-    """The items' own joins go on after the conversation has its value."""
+    """The items' own joins continue after the conversation has its value."""
     answer = works.buffer("worker", jobs(("sequence", "a"), ("buffer", "do:b")), collect=False)
     assert answer["type"] == "BufferDispatched"
     works.story()
@@ -137,7 +145,9 @@ def test_a_sequence_inside_a_buffer_nobody_collects(works: Works) -> None:
 
 
 def test_an_agent_with_two_buffers_at_once(works: Works) -> None:
-    """Both come back to it, each with its own results; it answers when it has seen both."""
+    """Both buffers come back to the agent with their own results, and the agent answers after
+    both.
+    """
     start = BufferStart("worker", jobs(("do", "a"), ("machine", "b")))
     order = {"to": "system.buffer", "what": as_xml(start).text}
     answer = works.ask("foreman.of.two", order)

@@ -18,7 +18,9 @@ BOLT = xml("Part", name="bolt")
 
 
 def test_three_steps_in_a_row_one_of_which_calls_a_peer(works: Works) -> None:
-    """Each step's reply is the next one's input, also of the step that asks the machine first."""
+    """Each step's reply is the next step's input, also for the step that first calls the
+    machine.
+    """
     answer = works.sequence(["line.paint", "line.polish", "line.paint"], "bolt")
     assert answer["type"] == "SequenceComplete"
     assert answer["step_count"] == 3
@@ -30,7 +32,7 @@ def test_three_steps_in_a_row_one_of_which_calls_a_peer(works: Works) -> None:
 
 
 def test_steps_do_not_know_that_they_are_in_a_sequence(works: Works) -> None:
-    """A step hears from whoever started the sequence, once, on a thread of its own."""
+    """Each step's message comes from the sequence's initiator, on a thread of its own."""
     start = SequenceStart(["line.paint", "line.inspect"], BOLT)
     kind, what = works.led("foreman", "system.sequence", start)
     assert kind == "SequenceComplete"
@@ -41,7 +43,7 @@ def test_steps_do_not_know_that_they_are_in_a_sequence(works: Works) -> None:
 
 
 def test_a_reply_reaches_the_next_step_unchanged(works: Works) -> None:
-    """Blanks, line breaks and markup characters come through five steps as they were."""
+    """Blanks, line breaks and markup characters pass through five steps unchanged."""
     text = "  <b>&amp;</b> ]]>\n\n\tä \N{SNOWMAN}  "
     start = SequenceStart(["copier"] * 5, xml("Text", value=text))
     answer = works.ask("system.sequence", start)
@@ -58,7 +60,10 @@ def test_a_reply_reaches_the_next_step_unchanged(works: Works) -> None:
     ],
 )
 def test_a_step_that_fails_ends_the_sequence(works: Works, step: str, text: str) -> None:
-    """A crash, silence or a huh at step 2 of 3: its name, index and text; step 3 never runs."""
+    """Step 2 of 3 crashes, ends without a reply or answers a huh.
+
+    The error has its name, index and text, and step 3 never runs.
+    """
     answer = works.sequence(["line.paint", step, "line.inspect"], sequence_id="mine")
     assert answer == {
         "type": "SequenceError",
@@ -72,7 +77,7 @@ def test_a_step_that_fails_ends_the_sequence(works: Works, step: str, text: str)
 
 
 def test_a_name_that_occurs_twice_reports_its_own_index(works: Works) -> None:
-    """`line.paint` succeeds at 0 and fails at 2, for what it gets there is a certificate."""
+    """`line.paint` succeeds at index 0 and fails at index 2, where it gets a certificate."""
     answer = works.sequence(["line.paint", "line.inspect", "line.paint", "line.paint"])
     assert (answer["failed_step"], answer["step_index"]) == ("line.paint", 2)
     assert "Certificate is not accepted here" in answer["error"]
@@ -91,7 +96,9 @@ def test_a_name_that_occurs_twice_reports_its_own_index(works: Works) -> None:
 def test_what_cannot_work_is_refused_before_anything_runs(
     works: Works, steps: list[str], expected: tuple[str, int, str]
 ) -> None:
-    """No steps, an unknown one, a declared reply that the next step does not take."""
+    """There are no steps, a step is unknown, or a step does not take the declared reply of the
+    one before.
+    """
     answer = works.sequence(steps, sequence_id="mine")
     assert (answer["type"], answer["sequence_id"]) == ("SequenceError", "mine")
     assert (answer["failed_step"], answer["step_index"], answer["error"]) == expected
@@ -99,7 +106,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 
 
 def test_an_agent_may_only_use_steps_that_it_may_call(works: Works) -> None:
-    """Steps and `return_to` count as its calls; the text is that of an unknown step."""
+    """Steps and `return_to` count as the agent's calls; the error is that of an unknown step."""
     start = SequenceStart(["line.paint", "line.polish"], BOLT)
     kind, what = works.led("apprentice", "system.sequence", start)
     assert kind == "SequenceError"
@@ -117,7 +124,7 @@ def test_an_agent_may_only_use_steps_that_it_may_call(works: Works) -> None:
 
 
 def test_a_system_listener_lends_nobody_its_rights(works: Works) -> None:
-    """A forbidden step wrapped into a sequence in a buffer in a sequence stays forbidden."""
+    """A forbidden step inside a sequence in a buffer in a sequence stays forbidden."""
     forbidden = as_xml(SequenceStart(["line.polish"], BOLT))
     buffer = as_xml(BufferStart("system.sequence", [forbidden]))
     start = SequenceStart(["system.buffer"], buffer)
@@ -128,7 +135,7 @@ def test_a_system_listener_lends_nobody_its_rights(works: Works) -> None:
 
 
 def test_an_id_is_taken_as_long_as_its_sequence_runs(works: Works) -> None:
-    """Of two with one id the second is refused, and the running one comes to its end."""
+    """Of two sequences with one id the second is refused, and the first one runs to its end."""
     start = as_xml(SequenceStart(["worker"], xml("Job", how="gate", what="g"), sequence_id="shift"))
     result = works.begin("system.buffer", BufferStart("system.sequence", [start, start]))
     works.noted("a sequence of this id is still running")
@@ -139,7 +146,7 @@ def test_an_id_is_taken_as_long_as_its_sequence_runs(works: Works) -> None:
 
 
 def test_an_id_is_free_again_once_its_sequence_is_over(works: Works) -> None:
-    """One after the other may have the same one, whether the one before failed or not."""
+    """A later sequence may have the same id, whether the earlier one failed or not."""
     good = as_xml(SequenceStart(["line.paint"], BOLT, sequence_id="shift"))
     bad = as_xml(SequenceStart(["line.scrap"], BOLT, sequence_id="shift"))
     answer = works.buffer("system.sequence", [good, bad, good], max_parallel=1)
@@ -151,7 +158,9 @@ def test_an_id_is_free_again_once_its_sequence_is_over(works: Works) -> None:
 
 
 def test_the_answer_goes_to_return_to_instead(works: Works) -> None:
-    """Success or failure: whoever is named there gets it, and its reply goes to the caller."""
+    """The listener in `return_to` gets success and failure alike, and its reply goes to the
+    caller.
+    """
     filed = {"type": "Done", "what": "filed SequenceComplete"}
     assert works.sequence(["line.paint"], return_to="archive") == filed
     filed = {"type": "Done", "what": "filed SequenceError"}
@@ -175,7 +184,7 @@ def test_a_foreign_service_runs_a_sequence(works: Works) -> None:
 
 
 def test_nobody_else_tells_a_sequence_that_it_is_over(works: Works) -> None:
-    """The registry's own message to a sequence is refused, from outside and from an agent."""
+    """The registry's own message to a sequence is refused when an outsider or an agent sends it."""
     forged = "<JoinSettled><join>x</join></JoinSettled>"
     with pytest.raises(InvalidEnvelopeError, match="'JoinSettled' is not accepted here"):
         works.ask("system.sequence", forged)
@@ -184,7 +193,9 @@ def test_nobody_else_tells_a_sequence_that_it_is_over(works: Works) -> None:
 
 
 def test_a_last_reply_too_large_to_be_passed_on_is_an_error(works: Works) -> None:
-    """It fits into a payload, but not together with what a SequenceComplete says beside it."""
+    """The reply fits into a payload, but not together with the other fields of a
+    SequenceComplete.
+    """
     envelope = len("<Done><what></what></Done>")
     job = xml("Job", how="fill", what=100_000 - envelope)
     answer = works.ask("system.sequence", SequenceStart(["worker"], job))

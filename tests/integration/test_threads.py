@@ -39,7 +39,7 @@ def test_a_call_goes_down_the_chain_and_its_reply_comes_up(registry: ThreadRegis
 
 
 def test_the_same_path_is_the_same_thread(registry: ThreadRegistry) -> None:
-    """However it is asked for, and how often; another path is another thread."""
+    """Every way of asking for a path gives the same thread; another path gives another thread."""
     root = registry.initialize_root("console")
     assert registry.initialize_root("console") == root
     called = registry.start_chain("console", "a")
@@ -52,7 +52,7 @@ def test_the_same_path_is_the_same_thread(registry: ThreadRegistry) -> None:
 
 
 def test_two_conversations_share_no_thread(backend: SharedBackend) -> None:
-    """Even on the same path."""
+    """The conversations share no thread even on the same path."""
     one, two = (ThreadRegistry(backend, name) for name in ("one", "two"))
     chain = ("console", "a")
     mine, other = one.get_or_create(chain), two.get_or_create(chain)
@@ -62,7 +62,7 @@ def test_two_conversations_share_no_thread(backend: SharedBackend) -> None:
 
 
 def test_ids_are_random_and_say_nothing(registry: ThreadRegistry) -> None:
-    """Version 4, so neither names nor time nor machine are in them."""
+    """The ids are UUIDs of version 4, which contain no name, time or machine."""
     registry.get_or_create(("console", "a", "b"))
     ids = list(registry.debug_dump())
     assert [uuid.UUID(each).version for each in ids] == [4, 4, 4]
@@ -78,7 +78,10 @@ def test_names_may_hold_any_characters(registry: ThreadRegistry) -> None:
 
 
 def test_fifty_who_extend_at_once_get_one_child(backend: SharedBackend) -> None:
-    """Each with a registry of its own, as in fifty processes; nobody's child is lost."""
+    """Each has a registry of its own, as in fifty processes.
+
+    All get one shared child, and no other child is lost.
+    """
     thread = ThreadRegistry(backend, "conversation").start_chain("console", "a")
 
     def extend(n: int) -> tuple[str, str]:
@@ -106,7 +109,7 @@ def test_fifty_who_prune_at_once_lose_no_reply(registry: ThreadRegistry) -> None
 
 
 def test_an_opened_conversation_has_its_threads_here(story: Story) -> None:
-    """The registry finds the threads that the injection made, rather than making others."""
+    """The registry finds the threads that the injection made instead of making others."""
     story.start()
     registry = ThreadRegistry(story.backend, story.id)
     assert registry.initialize_root("console") == "t0"
@@ -115,7 +118,7 @@ def test_an_opened_conversation_has_its_threads_here(story: Story) -> None:
 
 
 def test_a_call_finds_the_child_that_a_commit_made(story: Story) -> None:
-    """And a commit the child made here: there is one book of threads."""
+    """A commit also finds the child made here, because both use one store of threads."""
     frame = story.start()
     calls = story.call(frame, "helper")
     story.commit(frame, **calls)
@@ -127,7 +130,9 @@ def test_a_call_finds_the_child_that_a_commit_made(story: Story) -> None:
 
 
 def test_a_known_id_is_registered_for_its_chain(registry: ThreadRegistry) -> None:
-    """It is then the chain's thread, with the caller's thread above it; again changes nothing."""
+    """The id becomes the chain's thread, below the caller's thread; registering it again
+    changes nothing.
+    """
     registry.register_thread("given", ("console", "a"))
     registry.register_thread("given", ("console", "a"))
     assert registry.lookup("given") == ("console", "a")
@@ -138,7 +143,7 @@ def test_a_known_id_is_registered_for_its_chain(registry: ThreadRegistry) -> Non
 
 
 def test_a_second_id_for_a_chain_is_a_parallel_thread(registry: ThreadRegistry) -> None:
-    """Both can be looked up; the first one stays the chain's own."""
+    """Both ids can be looked up, and the first one stays the chain's own."""
     first = registry.start_chain("console", "a")
     registry.register_thread("parallel", ("console", "a"))
     assert registry.lookup("parallel") == ("console", "a")
@@ -152,7 +157,7 @@ def test_a_second_id_for_a_chain_is_a_parallel_thread(registry: ThreadRegistry) 
 def test_what_cannot_be_registered(
     registry: ThreadRegistry, thread_id: str, chain: tuple[str, ...]
 ) -> None:
-    """An id stands for one chain for ever; nothing stands for none."""
+    """An id stands for one chain for ever; an empty id and an empty chain are refused."""
     registry.register_thread("given", ("console", "a"))
     with pytest.raises(ValueError, match="thread"):
         registry.register_thread(thread_id, chain)
@@ -177,7 +182,7 @@ def test_an_unknown_thread_is_an_error(registry: ThreadRegistry, unknown: str) -
 
 
 def test_cleanup_takes_a_thread_and_everything_below(registry: ThreadRegistry) -> None:
-    """Its siblings and callers stay; the path can be walked again, under new ids."""
+    """Siblings and callers stay, and the same path can be made again under new ids."""
     a = registry.start_chain("console", "a")
     below = [registry.get_or_create(("console", "a", "b", *rest)) for rest in ((), ("c",), ("d",))]
     kept = registry.get_or_create(("console", "a", "x"))
@@ -191,7 +196,7 @@ def test_cleanup_takes_a_thread_and_everything_below(registry: ThreadRegistry) -
 
 
 def test_cleanup_takes_parallel_threads_too(backend: SharedBackend) -> None:
-    """More of them than one call of the backend forgets at once."""
+    """There are more parallel threads than one call of the backend forgets at once."""
     registry = ThreadRegistry(backend, "c")
     top = registry.start_chain("console", "a")
     for n in range(600):
@@ -202,7 +207,7 @@ def test_cleanup_takes_parallel_threads_too(backend: SharedBackend) -> None:
 
 
 def test_a_reply_on_a_thread_that_was_cleaned_up_is_not_delivered(story: Story) -> None:
-    """It is logged; the conversation, with nothing else to do, ends."""
+    """The reply is logged, and the conversation ends because nothing else is in flight."""
     frame = story.start()
     story.commit(frame, **story.call(frame))
     assert ThreadRegistry(story.backend, story.id).cleanup("t1") == 2
@@ -211,7 +216,7 @@ def test_a_reply_on_a_thread_that_was_cleaned_up_is_not_delivered(story: Story) 
 
 
 def test_clear_forgets_one_conversation(backend: SharedBackend) -> None:
-    """And no other."""
+    """Other conversations stay."""
     one, two = (ThreadRegistry(backend, name) for name in ("one", "two"))
     for registry in (one, two):
         registry.get_or_create(("console", "a", "b"))
@@ -221,7 +226,7 @@ def test_clear_forgets_one_conversation(backend: SharedBackend) -> None:
 
 
 def test_a_dump_shows_every_thread(backend: SharedBackend) -> None:
-    """As plain data, for people and JSON."""
+    """The dump is plain data for people and JSON."""
     count = iter(range(9))
     registry = ThreadRegistry(backend, "c", new_id=lambda: f"t{next(count)}")
     registry.start_chain("console", "a")
@@ -234,7 +239,9 @@ def test_a_dump_shows_every_thread(backend: SharedBackend) -> None:
 
 
 def test_threads_expire_with_their_conversation(bench: Bench) -> None:
-    """Also those of a conversation that was never opened; each change keeps them longer."""
+    """Threads of a conversation that was never opened expire as well; each change renews their
+    retention.
+    """
     backend = bench.another(ttl_s=1)
     registry = ThreadRegistry(backend, "c")
     registry.start_chain("console", "a")
