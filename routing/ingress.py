@@ -23,11 +23,13 @@ from msgspec import Struct
 from threadloom.routing.envelope import Envelope, envelope_faults, is_envelope, read_envelope
 from threadloom.routing.errors import InvalidEnvelopeError, InvalidPayloadError
 from threadloom.routing.faults import Huh, SystemError
-from threadloom.routing.mappings import are_fields, fields_of_list, is_result
 from threadloom.routing.payloads import (
     XML,
     PayloadType,
+    are_fields,
     canonical,
+    fields_of_list,
+    is_result,
     local_name,
     parse_canonical,
     parse_xml,

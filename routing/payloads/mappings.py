@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from threadloom.routing.errors import InvalidPayloadError
-from threadloom.routing.payloads import PayloadType, show
+from threadloom.routing.payloads.payload import PayloadType
+from threadloom.routing.payloads.scalars import show
 from threadloom.routing.payloads.wire import Codec, Listed, Nullable, Raw, Record
 
 _RESULT = frozenset({"type", "payload", "thread", "huh"})
