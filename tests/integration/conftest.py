@@ -1,8 +1,8 @@
-"""The backends under the common contract: each test runs once over every one of them.
+"""The backends under the common contract: each test runs once on every one of them.
 
-A test has an organism name of its own, so it meets nobody's data. Time is a clock in the
-test's hand for `memory`; elsewhere it is the registry's own, and a test waits until something
-is due.
+Each test has an organism name of its own, so it meets no other test's data. For `memory` a test
+moves the clock itself; the other backends use their own clock, and a test waits until something is
+due.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def manager_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(params=["memory", "manager", "redis"])
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """A backend of its own for this test, and how its time passes."""
+    """A backend of its own for this test, and a way to let its time pass."""
     organism = f"test-{uuid.uuid4().hex[:12]}"
     graces = {"publish_grace_ms": GRACE_MS, "begin_grace_ms": GRACE_MS}
     if request.param == "memory":
@@ -76,5 +76,5 @@ def backend(bench: Bench) -> SharedBackend:
 
 @pytest.fixture
 def story(backend: SharedBackend) -> Story:
-    """A conversation of its own, not opened yet."""
+    """A new conversation that is not opened yet."""
     return Story(backend, id=str(uuid.uuid4()))

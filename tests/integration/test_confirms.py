@@ -21,7 +21,7 @@ MANY = 300
 
 @pytest.fixture
 def producer(rabbit: Rabbit) -> Iterator[Producer]:
-    """Somebody who waits for confirmations, in a virtual host of their own."""
+    """A producer that waits for confirmations, in a virtual host of its own."""
     options = {"confirm_publish": True}
     with rabbit.virtual_host() as url, Connection(url, transport_options=options) as connection:
         yield Producer(connection.channel())
@@ -35,20 +35,22 @@ def a_queue(producer: Producer, **arguments: object) -> Queue:
 
 
 def publish(producer: Producer, queue: Queue, count: int) -> None:
-    """So many messages."""
+    """Publish this many messages."""
     for number in range(count):
         producer.publish(number, routing_key=queue.name)
 
 
 def waiting(queue: Queue) -> int:
-    """How many messages lie in it."""
+    """Return how many messages lie in the queue."""
     return int(queue.queue_declare(passive=True).message_count)
 
 
 def test_all_are_written_before_the_second_is_waited_for(
     producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone each waits for its own confirmation; together only the first one does."""
+    """Sent alone, each message waits for its own confirmation; in a batch only the first one
+    waits before the next is written.
+    """
     queue, channel = a_queue(producer), producer.channel
     happened: list[str] = []
 
@@ -75,7 +77,9 @@ def test_all_are_written_before_the_second_is_waited_for(
 
 
 def test_a_channel_that_is_new_is_asked_for_confirmations(producer: Producer) -> None:
-    """Also when its first message is one of a batch; an empty batch waits for nothing."""
+    """The channel is asked also if its first message belongs to a batch; an empty batch waits
+    for nothing.
+    """
     queue = a_queue(producer)
     with confirmed_together(producer.channel):
         pass
@@ -85,7 +89,9 @@ def test_a_channel_that_is_new_is_asked_for_confirmations(producer: Producer) ->
 
 
 def test_one_that_is_refused_is_told(producer: Producer) -> None:
-    """A queue that is full takes some and refuses the rest; what follows is as before."""
+    """A full queue takes some messages and refuses the rest; later messages are published as
+    before.
+    """
     full, other = (
         a_queue(producer, **{"x-max-length": 5, "x-overflow": "reject-publish"}),
         a_queue(producer),
@@ -100,7 +106,7 @@ def test_one_that_is_refused_is_told(producer: Producer) -> None:
 
 
 def test_a_connection_that_breaks_is_told(producer: Producer, rabbit: Rabbit) -> None:
-    """Before anything was confirmed: nobody may take the messages for published."""
+    """The connection breaks before any confirmation, so no message counts as published."""
     queue = a_queue(producer)
     connection = producer.connection
     errors = (*connection.connection_errors, *connection.channel_errors)
@@ -116,7 +122,7 @@ def test_a_connection_that_breaks_is_told(producer: Producer, rabbit: Rabbit) ->
 
 
 def test_others_are_left_as_they_are() -> None:
-    """A broker without confirmations publishes as ever."""
+    """A broker without confirmations publishes as usual."""
     with Connection("memory://") as connection:
         producer = Producer(connection.channel())
         queue = a_queue(producer)

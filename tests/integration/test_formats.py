@@ -1,4 +1,4 @@
-"""A registry of another version: who starts there says so, and changes nothing."""
+"""A registry of another version: whatever starts on it says so, and changes nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from threadloom.routing.backends import RedisBackend
 from threadloom.routing.errors import RegistryFormatError
 from threadloom.routing.store import FORMAT
 
-#: where a registry's format stands
+#: the key that holds a registry's format
 KEY = "tl:desk:{0}:format"
 
 
 def test_a_new_registry_takes_this_version(bench: Bench) -> None:
-    """Every backend can be asked, again and again."""
+    """The check passes on every backend, and passes again when it is repeated."""
     bench.backend.check_format()
     bench.backend.check_format()
 
 
 def test_a_registry_of_another_version_is_refused(redis_client: redis.Redis) -> None:
-    """An older and a newer one, each with what to do; the format that is there stays."""
+    """An older and a newer format are refused with a text that says what to do, and the format
+    stays.
+    """
     backend = RedisBackend(redis_client, organism="desk")
     for found, which in ((FORMAT + 1, "a newer"), (FORMAT - 1, "an older")):
         redis_client.set(KEY, found)
@@ -40,7 +42,7 @@ def test_a_registry_of_another_version_is_refused(redis_client: redis.Redis) -> 
 
 
 def test_neither_worker_nor_command_starts_on_it(redis_client: redis.Redis, redis_url: str) -> None:
-    """Both end with the reason, and leave nothing there."""
+    """Both end with the reason and write nothing there."""
     redis_client.set(KEY, FORMAT + 1)
     organism = ORGANISMS / "desk" / "organism.yaml"
     worker = _run(
@@ -55,7 +57,7 @@ def test_neither_worker_nor_command_starts_on_it(redis_client: redis.Redis, redi
 
 
 def test_nothing_is_injected_into_it(redis_client: redis.Redis, redis_url: str) -> None:
-    """A sender of another version would write what the workers cannot read."""
+    """A sender of another version would write rows that the workers cannot read."""
     redis_client.set(KEY, FORMAT + 1)
     app = tasks.create_app(ORGANISMS / "desk" / "organism.yaml", redis_url=redis_url)
     with pytest.raises(RegistryFormatError):

@@ -28,7 +28,7 @@ ENVELOPE = (
 
 
 def _made(desk: Deployment, payload: Any) -> Any:
-    """A tuple stands for an object of the class that the desk's own modules have."""
+    """Turn a tuple into an object of the class that the desk's own modules have."""
     if not isinstance(payload, tuple):
         return payload
     name, *fields = payload
@@ -51,7 +51,7 @@ def _made(desk: Deployment, payload: Any) -> Any:
     ids=["fields", "a result", "typed XML", "object", "XML", "text", "bytes", "envelope"],
 )
 def test_every_form_of_a_payload_is_one_payload(desk: Deployment, payload: Any) -> None:
-    """Whatever it is given as, the listener gets an Add from outside, on a thread of its own."""
+    """In every form the listener gets the same Add from outside, on a thread of its own."""
     value, story = told(desk, "calculator.add", _made(desk, payload))
     assert (value["type"], value["payload"]) == ("Sum", {"value": 5})
     [add] = story.records("add")
@@ -61,13 +61,15 @@ def test_every_form_of_a_payload_is_one_payload(desk: Deployment, payload: Any) 
 
 
 def test_the_value_is_on_the_injectors_thread(desk: Deployment) -> None:
-    """The value's thread is the root, where the injector stands, and not the listener's."""
+    """The value's thread is the injector's root thread and not the listener's."""
     value, story = told(desk, "calculator.add", {"a": 1})
     assert story.chain(value["thread"]) == ("external",)
 
 
 def test_an_authenticated_sender_is_named(desk: Deployment) -> None:
-    """`from_id` is the caller's word, which is to be trusted; any text is carried."""
+    """`from_id` is trusted, because the caller has authenticated the sender; any text is
+    carried.
+    """
     result = desk.inject("clerk", {"number": 1}, from_id="<Ann & Bob>")
     result.get(timeout=WAIT_S)
     story = Story(desk, result.id)
@@ -93,7 +95,7 @@ def test_an_authenticated_sender_is_named(desk: Deployment) -> None:
 def test_what_cannot_be_injected_starts_nothing(
     desk: Deployment, to: str, payload: Any, error: type[Exception], text: str
 ) -> None:
-    """The error is raised here and now, before there is a conversation."""
+    """The error is raised in the call, before a conversation exists."""
     conversation = str(uuid.uuid4())
     with pytest.raises(error) as caught:
         desk.inject(to, _made(desk, payload), conversation_id=conversation)
@@ -102,7 +104,9 @@ def test_what_cannot_be_injected_starts_nothing(
 
 
 def test_the_same_id_twice_is_one_conversation(desk: Deployment) -> None:
-    """Again while it runs, again when it is over, and once more from an app without our code."""
+    """The id is sent again while the conversation runs, after its end, and from an app without
+    our code.
+    """
     conversation = str(uuid.uuid4())
     results = [
         desk.inject("doubter", {"number": 1}, conversation_id=conversation) for _ in range(3)
@@ -120,7 +124,7 @@ def test_the_same_id_twice_is_one_conversation(desk: Deployment) -> None:
 
 
 def test_an_injection_is_published_once(deployment_url: Callable[[], str], tmp_path: Path) -> None:
-    """With no worker to take it: one message, which the outbox then has no need to repeat."""
+    """Without a worker there is one message, which the outbox does not publish again."""
     app = tasks.create_app(ORGANISMS / "desk" / "organism.yaml", redis_url=deployment_url())
     conversation = str(uuid.uuid4())
     for _ in range(2):
@@ -139,7 +143,9 @@ def _redis_url(app: Any) -> str:
 
 
 def test_many_are_injected_in_one_call(desk: Deployment) -> None:
-    """All payloads are checked before the first starts; each has its own conversation."""
+    """All payloads are checked before the first conversation starts; each has its own
+    conversation.
+    """
     results = tasks.inject_many(desk.app, "calculator.add", [{"a": n} for n in range(10)])
     values = [r.get(timeout=WAIT_S)["payload"]["value"] for r in results]
     assert values == list(range(10))
@@ -166,7 +172,9 @@ class TestWaiting:
         return result, eventually(asked, what="a wait")
 
     def test_it_holds_no_worker(self, desk: Deployment) -> None:
-        """As many wait as the worker has processes, and more; others are served meanwhile."""
+        """More threads wait than the worker has processes, and other conversations are still
+        served.
+        """
         waiting = [self._waiting(desk) for _ in range(4)]
         assert desk.ask("clerk", {"number": 1})["payload"] == {"text": "2"}
         for result, wait in waiting:
@@ -177,7 +185,7 @@ class TestWaiting:
             assert result.get(timeout=WAIT_S)["payload"] == {"text": result.id}
 
     def test_the_answer_comes_on_the_same_thread_once(self, desk: Deployment) -> None:
-        """Answering again changes nothing: the first input counts."""
+        """The first input counts; another one changes nothing."""
         result, wait = self._waiting(desk)
         assert tasks.answer_wait(desk.app, result.id, wait, {"text": "first"})
         assert not tasks.answer_wait(desk.app, result.id, wait, {"text": "second"})
@@ -191,7 +199,9 @@ class TestWaiting:
         assert story.conversation.waiting == 0
 
     def test_an_answer_that_breaks_the_contract_is_refused(self, desk: Deployment) -> None:
-        """The wait goes on; so does the one for a wait that never was."""
+        """The wait continues, also after an input for a wait or a conversation that does not
+        exist.
+        """
         result, wait = self._waiting(desk)
         with pytest.raises(InvalidEnvelopeError):
             tasks.answer_wait(desk.app, result.id, wait, {"wrong": 1})
@@ -203,7 +213,7 @@ class TestWaiting:
         assert result.get(timeout=WAIT_S)["payload"] == {"text": "right"}
 
     def test_a_wait_deep_inside_holds_its_callers(self, desk: Deployment) -> None:
-        """The caller gets the reply that the answer led to."""
+        """The caller gets the reply that followed from the input."""
         call = {"to": "reception", "message": "<Ask><number>7</number></Ask>"}
         result = desk.inject("caller", call)
         log = eventually(lambda: [e for e in desk.backend.log(result.id) if e.event == "waiting"])

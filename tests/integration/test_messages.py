@@ -18,9 +18,9 @@ HOPS = 30
 
 
 def test_the_thirtieth_hop_costs_no_more_than_the_first(strict: Deployment) -> None:
-    """Thirty calls deep and back: every message is of one size, and holds no payload.
+    """In thirty calls down and back every message has one size and holds no payload.
 
-    Only the injected one is different: it comes from "external" and has no parent.
+    Only the injected message differs: it comes from "external" and has no parent.
     """
     with listening(strict) as wire:
         told(strict, "ping", {"left": HOPS})
@@ -40,9 +40,9 @@ def _body(message: str) -> Any:
 
 
 def test_deeper_deliveries_are_more_urgent(strict: Deployment) -> None:
-    """depth-first: the priority rises with the depth, up to Celery's highest.
+    """With depth-first scheduling the priority rises with the depth, up to Celery's highest.
 
-    On Redis 0 is the highest; the organism says nothing about the broker's numbers.
+    On Redis 0 is the highest; the organism does not depend on the broker's numbers.
     """
     _, story = told(strict, "ping", {"left": 12})
     runs = story.records("came")
@@ -52,7 +52,7 @@ def test_deeper_deliveries_are_more_urgent(strict: Deployment) -> None:
 
 
 def test_breadth_first_has_no_priorities(desk: Deployment) -> None:
-    """The default: first in, first out, all in one queue."""
+    """The default is first in, first out, all in one queue."""
     with listening(desk) as wire:
         told(desk, "clerk", {"number": 1})
     assert {json.loads(m)["properties"]["priority"] for m in wire.messages} == {0}
@@ -60,7 +60,7 @@ def test_breadth_first_has_no_priorities(desk: Deployment) -> None:
 
 @pytest.mark.both_brokers
 def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None:
-    """A listener's own queue is used, by a worker that was not told of it; the default one too."""
+    """A worker serves the default queue and a listener's own queue without being told of either."""
     _, story = told(strict, "errand", {})
     assert [r["queue"] for r in story.records("came")] == ["errands"]
     app = plain_app(strict)
@@ -73,7 +73,7 @@ def test_a_worker_serves_the_queues_of_its_listeners(strict: Deployment) -> None
 
 @pytest.mark.both_brokers
 def test_the_rate_limit_is_celerys(strict: Deployment) -> None:
-    """The worker itself says what it holds a listener to."""
+    """The worker itself reports the listener's rate limit."""
     inspect = strict.app.control.inspect(["worker0@test"], timeout=5.0)
     [tasks] = inspect.registered("rate_limit").values()
     assert "errand [rate_limit=500/m]" in tasks
@@ -81,7 +81,9 @@ def test_the_rate_limit_is_celerys(strict: Deployment) -> None:
 
 
 def test_the_broker_message_is_readable_and_says_nothing(desk: Deployment) -> None:
-    """Flower's argument is who calls whom with what; the payload's content is not in it."""
+    """The argument that Flower shows names sender, receiver and payload class, without the
+    payload's content.
+    """
     with listening(desk) as wire:
         told(desk, "echo", {"text": "nobody's business"})
     headers = [json.loads(m)["headers"] for m in wire.messages]

@@ -1,4 +1,4 @@
-"""What is left of conversations after their retention: nothing, in the registry or beside it."""
+"""After the retention nothing of conversations is left, in the registry or beside it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _KEPT_S = 4
 def test_two_thousand_conversations_leave_nothing_in_the_registry(
     redis_client: redis.Redis,
 ) -> None:
-    """Of every kind, many of them unfinished: not a key more, and the memory of before.
+    """They are of every kind, and many are unfinished.
 
-    `python -m benchmarks.soak` does it with 20 000.
+    Afterwards there is no additional key, and the memory is as before. `python -m benchmarks.soak`
+    does the same with 20 000.
     """
     found = soak(redis_client, 2_000, at_once=1_000)
     assert found.peak.keys > found.before.keys + 500
@@ -36,7 +37,7 @@ def test_two_thousand_conversations_leave_nothing_in_the_registry(
 
 @pytest.fixture
 def hasty(deployment_url: Callable[[], str], tmp_path: Path) -> Iterator[Deployment]:
-    """The desk, where everything may go after a few seconds."""
+    """The desk with a retention of a few seconds for everything."""
     organism = tmp_path / "desk"
     shutil.copytree(ORGANISMS / "desk", organism)
     file = organism / "organism.yaml"
@@ -53,7 +54,9 @@ def hasty(deployment_url: Callable[[], str], tmp_path: Path) -> Iterator[Deploym
 
 
 def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
-    """Neither results nor messages: what Celery and kombu keep is the same before and after."""
+    """Results and messages go as well: the keys of Celery and kombu are the same before and
+    after.
+    """
     with redis.Redis.from_url(hasty.redis_url) as client:
         run_some(hasty, 1)
         before = eventually(lambda: left(hasty, client), what="nothing left of the first")
@@ -66,7 +69,7 @@ def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
         ttls_ms = {client.pttl(key) for key in results}
         assert lasting not in ttls_ms
         assert max(ttls_ms) <= _KEPT_S * 1000
-        # What stays for a moment is the lock under which workers look for what is unacknowledged.
+        # For a moment there may be the lock under which workers look for unacknowledged messages.
         eventually(
             lambda: {key[-6:] for key in client.scan_iter("*unacked*")} <= {b"_mutex"},
             what="every message is acknowledged",
@@ -78,7 +81,7 @@ def test_workers_leave_nothing_beside_the_registry(hasty: Deployment) -> None:
 
 
 def run_some(deployment: Deployment, times: int) -> None:
-    """Calls, buffers, sequences, errors; of each the second half is never asked for its value."""
+    """Run calls, buffers, sequences and errors; the values of the second half are never read."""
     begun = []
     for _ in range(times):
         begun.append(deployment.inject("clerk", {"number": 1}))
@@ -93,15 +96,17 @@ def run_some(deployment: Deployment, times: int) -> None:
 
 
 def _is_over(deployment: Deployment, conversation_id: str) -> bool:
-    """Whether nothing of it is in flight; it may have been forgotten since it ended."""
+    """Return whether nothing of it is in flight; it may have been forgotten since it ended."""
     found = deployment.backend.conversation(conversation_id)
     return found is None or found.in_flight == 0
 
 
 def left(deployment: Deployment, client: redis.Redis) -> set[bytes]:
-    """The keys, once results and conversations are gone; empty before."""
+    """Return the remaining keys once results and conversations are gone, and an empty set
+    before.
+    """
     deployment.backend.expire(limit=1_000)
-    # While workers are there, they say so, and look for what is unacknowledged.
+    # Live workers announce themselves and look for unacknowledged messages.
     passing = (b"unacked_mutex", b":workers")
     keys = {key for key in client.scan_iter() if not key.endswith(passing)}
     kept = deployment.backend.stats()["conversations"]

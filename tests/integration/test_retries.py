@@ -1,7 +1,7 @@
-"""Handlers that ask for another run: when it comes, how often, and what the caller hears.
+"""Handlers that ask for another attempt: when it comes, how often, and what the caller receives.
 
-One worker with a single process does everything here. The sweep that finds what is due looks
-once a second, so a run may come that much later than it was set for.
+One worker with a single process does everything here. The sweep that finds due items runs once a
+second, so an attempt may come that much later than its due time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ pytest_plugins = ["tests.mill_fixtures"]
 
 
 def waits_ms(mill: Mill, conversation_id: str) -> list[int]:
-    """For how long a conversation's deliveries were postponed, as its log says."""
+    """Return for how many ms a conversation's deliveries were postponed, as its log says."""
     lines = [e.detail["text"] for e in mill.log(conversation_id) if e.event == "retry"]
     return [int(ms) for line in lines for ms in re.findall(r"^again in (\d+) ms: ", line)]
 
 
 def test_it_runs_again_until_it_succeeds_and_holds_nothing_meanwhile(mill: Mill) -> None:
-    """At its third run the wheel turns. The worker's only process has done other work by then,
-    every run had the same message id, and each wait was longer than the one before."""
+    """The third attempt succeeds.
+
+    The worker's only process has done other work by then, every attempt had the same message id,
+    and each wait was longer than the one before.
+    """
     waiting = mill.begin("wheel", succeeds_at=3)
     eventually(mill.runs, what="the first run")
     assert value_of(Mill(mill.deployment).begin("sack"))["run"] == 1
@@ -45,7 +48,9 @@ def test_it_runs_again_until_it_succeeds_and_holds_nothing_meanwhile(mill: Mill)
 
 
 def test_a_handler_may_say_when(mill: Mill) -> None:
-    """`after_s` counts instead of the backoff: 0 is at once, and an hour is not over by then."""
+    """`after_s` replaces the backoff: 0 means at once, and an hour is not over when the test
+    ends.
+    """
     later, soon = Mill(mill.deployment), Mill(mill.deployment)
     patient = later.begin("wheel", succeeds_at=2, after_s=3_600)
     eventually(lambda: waits_ms(later, patient.id), what="it was put off")
@@ -61,7 +66,9 @@ def test_a_handler_may_say_when(mill: Mill) -> None:
 
 
 def test_when_the_runs_are_used_up_the_caller_may_try_again(mill: Mill) -> None:
-    """Four runs, then a SystemError that allows another message; a dead letter has the reason."""
+    """After four attempts the caller gets a SystemError that allows a retry, and a dead letter
+    has the reason.
+    """
     called = mill.begin("wheel.async", succeeds_at=99)
     error = error_of(called)
     assert (error.code, error.retry_allowed) == ("handler", True)
@@ -90,7 +97,7 @@ def test_a_caller_inside_gets_the_error_as_a_message(
 
 
 def test_any_transient_error_counts(mill: Mill) -> None:
-    """A registry that a handler could not reach is another reason to come again."""
+    """A registry that the handler cannot reach is also a reason for another attempt."""
     asked = mill.begin("registrar", succeeds_at=3)
     assert value_of(asked)["run"] == 3
     notes = [e.detail["text"] for e in mill.log(asked.id) if e.event == "retry"]
@@ -100,7 +107,7 @@ def test_any_transient_error_counts(mill: Mill) -> None:
 
 
 def test_steps_of_a_sequence_are_retried_in_their_place(mill: Mill) -> None:
-    """The first step needs three runs, the second gets its reply; nobody else notices."""
+    """The first step needs three attempts, and the second step gets its reply."""
     start = SequenceStart(["wheel.async", "sack"], mill.grist(succeeds_at=3))
     begun = mill.start("system.sequence", start)
     answer = value_of(begun)
@@ -112,7 +119,9 @@ def test_steps_of_a_sequence_are_retried_in_their_place(mill: Mill) -> None:
 
 
 def test_items_of_a_buffer_are_retried_one_by_one(mill: Mill) -> None:
-    """At once, at the second run, and never: each answers for itself, in order."""
+    """One item succeeds at once, one at its second attempt and one never; the results are in
+    order.
+    """
     runs = (1, 2, 99)
     start = BufferStart("wheel.async", [mill.grist(succeeds_at=n) for n in runs])
     begun = mill.start("system.buffer", start)
@@ -135,14 +144,14 @@ def elsewhere(mill_deployment: Deployment) -> Iterator[Celery]:
 
 
 def test_whoever_sent_it_by_name_waits_as_if_nothing_were(mill: Mill, elsewhere: Celery) -> None:
-    """`send_task`, and `get` returns the value of the second run."""
+    """After `send_task`, `get` returns the value of the second attempt."""
     sent = elsewhere.send_task("wheel", [mill.grind(succeeds_at=2)])
     assert sent.get(timeout=WAIT_S)["payload"] == {"grain": mill.grain, "run": 2}
     assert len(mill.runs(message=sent.id)) == 2
 
 
 def test_what_is_killed_while_it_waits_does_not_run_again(mill: Mill) -> None:
-    """Whoever sent it hears at once; the run that was set for later never comes."""
+    """The sender gets the error at once, and the later attempt never comes."""
     waiting = mill.begin("wheel", succeeds_at=2, after_s=60.0)
     eventually(lambda: waits_ms(mill, waiting.id), what="a retry")
     assert tasks.kill(mill.app, waiting.id)
