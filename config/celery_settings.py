@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.models import OrganismConfig
+from threadloom.config.urls import REDIS_SCHEMES, url_fault, urls_fault
 
 #: the URL schemes under which Celery reaches RabbitMQ
 _AMQP_SCHEMES = ("amqp", "amqps", "pyamqp", "librabbitmq")
@@ -130,6 +131,9 @@ def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     accepted = settings.get("accept_content")
     if accepted is not None and not {"json", "application/json"} & set(accepted):
         faults.append(("accept_content", "has to contain 'json', the form of listeners' messages"))
+    for name in ("broker_url", "broker_read_url", "broker_write_url", "result_backend"):
+        if fault := urls_fault(settings.get(name)):
+            faults.append((name, fault))
     if settings.get("task_protocol", 2) != 2:
         faults.append(("task_protocol", "has to stay 2, which carries a message's headers"))
     return faults
@@ -174,6 +178,11 @@ def registry_url(
                 )
             ],
         )
+    if url is not None and (fault := url_fault(url, REDIS_SCHEMES)):
+        place = "organism.backend.redis_url"
+        if not config.organism.backend.redis_url:
+            place = "THREADLOOM_REDIS_URL"
+        raise ConfigurationError(config.source, [Problem(place, fault)])
     return url
 
 

@@ -52,8 +52,12 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: object) -> None:
-    """Print a value as one JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print a value as one JSON document on standard output.
+
+    Other characters than ASCII are escaped, so that it is JSON in every encoding of the output,
+    and no character of a sender steers the terminal.
+    """
+    print(json.dumps(value, ensure_ascii=True, indent=2))
 
 
 def plain(text: str) -> str:
@@ -61,6 +65,11 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in text)
+
+
+def one_word(text: str) -> str:
+    """Return an id or a name as `plain` does, and on one line: it cannot pose as a line of ours."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _is_harmless(character: str) -> bool:

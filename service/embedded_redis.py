@@ -19,8 +19,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,6 +35,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from threadloom.config import PermanentError
+from threadloom.service.lifeline import tied_to_owner
 from threadloom.service.redis_binary import RedisServerBinary, find_redis_server
 
 _log = logging.getLogger(__name__)
@@ -54,21 +55,6 @@ _PID = "redis.pid"
 _LOG = "redis.log"
 #: a file that holds the socket's path when the directory's path is too long for a socket
 _SOCKET_ELSEWHERE = "redis.sock.path"
-
-# This code runs in a new single-threaded interpreter, which then executes redis-server. Calling
-# prctl between fork and exec (`preexec_fn`) could deadlock in a process that has threads.
-_LAUNCHER = """
-import os, signal, sys
-owner = int(sys.argv[1])
-if sys.platform == "linux":
-    import ctypes
-    PR_SET_PDEATHSIG = 1
-    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
-        sys.exit("prctl(PR_SET_PDEATHSIG) was refused")
-if os.getppid() != owner:
-    sys.exit("the process that wanted this server is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class EmbeddedRedisError(PermanentError):
@@ -169,6 +155,7 @@ class EmbeddedRedis:
         deadline_s = time.monotonic() + self._start_timeout_s
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._keep_others_out()
             while self._pid is None:
                 self._start_or_join(deadline_s)
         except OSError as exc:
@@ -188,6 +175,19 @@ class EmbeddedRedis:
         if status != 0:
             _log.error("embedded_redis_died status=%d log=%s", status, self.directory / _LOG)
         self._clean_up()
+
+    def _keep_others_out(self) -> None:
+        """Take everybody else's rights from the directory; whoever may write there owns the data.
+
+        Raises EmbeddedRedisError if the directory is another user's, or one for everybody's files.
+        """
+        found = self.directory.stat()
+        if found.st_uid != os.geteuid():
+            raise self._error(f"the directory belongs to another user (uid {found.st_uid})")
+        if found.st_mode & stat.S_ISVTX and found.st_mode & stat.S_IWOTH:
+            raise self._error("the directory is for everybody's files; name one of its own")
+        if found.st_mode & 0o077:
+            self.directory.chmod(stat.S_IMODE(found.st_mode) & 0o700)
 
     def _start_or_join(self, deadline_s: float) -> None:
         lock = self._try_lock()
@@ -234,13 +234,10 @@ class EmbeddedRedis:
         self._refuse_downgrade(server)
         self._remove_leftovers()
         self._place_socket()
-        with (self.directory / _LOG).open("ab") as log:
+        with open(self.directory / _LOG, "ab", opener=_for_us_alone) as log:
             self._log_start_bytes = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  (a program that told its version)
-                [
-                    *[sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())],
-                    *[str(server.path), *self._options()],
-                ],
+                tied_to_owner([str(server.path), *self._options()]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -338,6 +335,13 @@ class EmbeddedRedis:
             log.seek(self._log_start_bytes)
             tail = "\n".join(log.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         return EmbeddedRedisError(str(self.directory), reason, tail)
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    """Open a file that nobody else may read, also if an earlier version made it readable."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _ask_pid(socket_path: Path) -> int:

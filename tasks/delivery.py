@@ -48,7 +48,14 @@ from threadloom.routing.records import (
     Turn,
 )
 from threadloom.routing.states import Abandonment, SkipReason
-from threadloom.tasks.handlers import HandlerTimeout, run_handler, time_limit, told
+from threadloom.tasks.handlers import (
+    HandlerTimeout,
+    crash,
+    ends_process,
+    run_handler,
+    time_limit,
+    told,
+)
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.patience import PATIENCE_S, patiently
 from threadloom.tasks.publisher import Publisher
@@ -223,6 +230,8 @@ class Deliverer:
             payload = receive(frame.delivery, listener, self._runtime.organism)
         except InvalidEnvelopeError as exc:
             return (Fault(Huh.of(str(exc), frame.delivery.envelope), str(exc)),)
+        except BaseException as exc:  # a payload class's own code may raise anything
+            return crash(exc, listener.name, frame.delivery.id)
         meta = self._system_call(frame) if listener.system else self._meta(frame, listener)
         ran = run_handler(
             listener,
@@ -304,7 +313,7 @@ class Deliverer:
             logger.error("handler.too_much message_id=%s", frame.delivery.id)
             note = f"the handler returned more than could be prepared in its time ({left_s:.1f} s)"
             return planned((Fault(timeout_fault(), note, dead_letter=True),))
-        except Exception as exc:  # a handler may return anything, e.g. a `to` that is a list
+        except BaseException as exc:  # a handler may return anything, e.g. a `to` that is a list
             return planned(_unusable(exc, frame))
 
     def _commit(
@@ -334,8 +343,10 @@ class Deliverer:
             )
 
 
-def _unusable(exc: Exception, frame: Frame) -> Actions:
-    logger.exception("handler.unusable_response message_id=%s", frame.delivery.id)
+def _unusable(exc: BaseException, frame: Frame) -> Actions:
+    if ends_process(exc):
+        raise exc
+    logger.error("handler.unusable_response message_id=%s", frame.delivery.id, exc_info=exc)
     note = told(["what the handler returned cannot be sent: ", *format_exception_only(exc)])
     return (Fault(handler_fault(), note, dead_letter=True),)
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import FrameType
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
 from threadloom.config import TransientError, public
 from threadloom.routing import HandlerResponse, Listener, RetryLater
@@ -67,26 +67,45 @@ def run_handler(
             if type(returned) is not HandlerResponse and inspect.isawaitable(returned):
                 returned = _await(returned, runtime, limit)
             return read_return(returned, system=listener.system)
-    except (HandlerTimeout, SoftTimeLimitExceeded):
-        logger.error(
-            "handler.timeout listener=%s message_id=%s timeout_s=%s",
-            listener.name, message_id, timeout_s,
-        )  # fmt: skip
-        note = f"the handler ran longer than {timeout_s} s"
-        return (Fault(timeout_fault(), note, dead_letter=True),)
     except TransientError as exc:
         reason = told(traceback.format_exception_only(exc))
         logger.warning(
             "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, reason
         )
         return Retry(reason, exc.after_s if isinstance(exc, RetryLater) else None)
-    except (Exception, SystemExit, asyncio.CancelledError) as exc:
-        if _pool_ends_process(exc):
-            raise
-        logger.exception("handler.failed listener=%s message_id=%s", listener.name, message_id)
-        within = exc.__traceback__ and exc.__traceback__.tb_next  # the handler's own frames
-        trace = told(traceback.format_exception(type(exc), exc, within))
-        return (Fault(handler_fault(), trace, dead_letter=True),)
+    except BaseException as exc:
+        if not _is_timeout(exc):
+            return crash(exc, listener.name, message_id)
+        logger.error(
+            "handler.timeout listener=%s message_id=%s timeout_s=%s",
+            listener.name, message_id, timeout_s,
+        )  # fmt: skip
+        note = f"the handler ran longer than {timeout_s} s"
+        return (Fault(timeout_fault(), note, dead_letter=True),)
+
+
+def crash(
+    exc: BaseException, listener: str, message_id: str, *, dead_letter: bool = True
+) -> Actions:
+    """Return the actions for what an organism's code has raised; call it where that is caught.
+
+    It may be no Exception, such as the panic of an extension in Rust. Celery's tracer would take
+    that for the end of the process: the delivery would be repeated, and its raw text be told.
+    What really ends the process is raised again.
+    """
+    if ends_process(exc):
+        raise exc
+    logger.error("handler.failed listener=%s message_id=%s", listener, message_id, exc_info=exc)
+    within = exc.__traceback__ and exc.__traceback__.tb_next  # the organism's own frames
+    trace = told(traceback.format_exception(type(exc), exc, within))
+    return (Fault(handler_fault(), trace, dead_letter=dead_letter),)
+
+
+def _is_timeout(exc: BaseException) -> bool:
+    """Whether the time limit ended the handler; a TaskGroup raises a group of what its tasks do."""
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_is_timeout(each) for each in exc.exceptions)
+    return isinstance(exc, HandlerTimeout | SoftTimeLimitExceeded)
 
 
 def told(lines: Iterable[str]) -> str:
@@ -99,12 +118,14 @@ def told(lines: Iterable[str]) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _pool_ends_process(exc: BaseException) -> bool:
-    """Whether the pool ended this process by a signal: the attempt is then lost, not failed.
+def ends_process(exc: BaseException) -> bool:
+    """Whether the pool or the worker ended this process: the attempt is then lost, not failed.
 
     billiard's signal handler exits with -(256 - signal number), a status that a handler's own
     `sys.exit()` is unlikely to use.
     """
+    if isinstance(exc, WorkerShutdown | WorkerTerminate):
+        return True
     return (
         isinstance(exc, SystemExit)
         and isinstance(exc.code, int)
@@ -116,7 +137,6 @@ def _await(returned: Awaitable[Any], runtime: Runtime, limit: time_limit) -> Any
     """Run a coroutine on this thread's event loop, which outlives it whatever it does."""
 
     async def bounded() -> Any:
-        limit.task = asyncio.current_task()
         try:
             async with asyncio.timeout(limit.left_s) as scope:
                 value = await returned
@@ -127,8 +147,18 @@ def _await(returned: Awaitable[Any], runtime: Runtime, limit: time_limit) -> Any
             raise HandlerTimeout
         return value
 
-    limit.spare_the_loop(runtime.runner.get_loop())
-    return runtime.runner.run(bounded())
+    loop = runtime.runner.get_loop()
+    task = limit.task = loop.create_task(bounded())
+    limit.spare_the_loop(loop)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except BaseException as exc:
+            if task.done() or ends_process(exc):
+                raise
+            # A SystemExit or KeyboardInterrupt of any task stops the loop. If it is of a task that
+            # this handler waits for, it is raised there as well; else it is none of this handler's.
+            logger.warning("loop.stopped_by_task reason=%r", exc)
 
 
 #: seconds that a coroutine has to end after it was cancelled, until it is interrupted by force;

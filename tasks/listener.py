@@ -33,6 +33,7 @@ from threadloom.routing.actions import Fault
 from threadloom.routing.records import Beginning
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome
+from threadloom.tasks.handlers import crash
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.releases import note_release, value_of
 from threadloom.tasks.runtime import Point, Runtime, new_id
@@ -219,6 +220,11 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         except InvalidEnvelopeError as exc:
             huh = Huh.of(str(exc), raw)
             return Admitted.of(content_of(huh)), Fault(huh, str(exc))
+        except BaseException as exc:  # a payload class's own code may raise anything
+            # Its payload is not stored, so that a replay would have nothing to run with.
+            refusal = crash(exc, self.name, str(self.request.id), dead_letter=False)[0]
+            assert isinstance(refusal, Fault)
+            return Admitted.of(content_of(refusal.payload)), refusal
 
 
 def root_thread(conversation_id: str) -> str:

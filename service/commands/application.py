@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from threadloom.config import (
     ConfigurationError,
@@ -21,7 +22,7 @@ from threadloom.config import (
 from threadloom.service.commands import dead_letters
 from threadloom.service.commands.check import check
 from threadloom.service.commands.kill import kill
-from threadloom.service.commands.options import INVALID, UNAVAILABLE
+from threadloom.service.commands.options import INTERRUPTED, INVALID, UNAVAILABLE
 from threadloom.service.commands.send import send
 from threadloom.service.commands.thread import thread
 from threadloom.service.commands.threads import threads
@@ -29,8 +30,21 @@ from threadloom.service.commands.up import up
 from threadloom.service.deployment import FOREIGN_VARIABLES
 from threadloom.service.display import console, counted, plain
 
+
+class _Interruptible(TyperGroup):
+    """The commands, of which each may be ended by Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console(stderr=True).print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="threadloom",
+    cls=_Interruptible,
     help=(
         "Run organisms: small typed message handlers, declared in one YAML file, that call each "
         "other as Celery tasks.\n\n"
@@ -38,7 +52,8 @@ app = typer.Typer(
     ),
     epilog=(
         "Exit status: 0 done · 1 the conversation failed, or the worker ended by itself · "
-        "2 invalid · 3 no answer in time · 4 not running, or its Redis does not answer"
+        "2 invalid · 3 no answer in time · 4 not running, or its Redis does not answer · "
+        "5 done, but the output could not be written · 130 interrupted"
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -81,6 +96,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isdecimal() and int(columns)):  # a terminal without a width says 0
+        os.environ.pop("COLUMNS", None)
     for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)
     try:

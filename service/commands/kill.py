@@ -9,14 +9,19 @@ from typing import Annotated
 import typer
 
 from threadloom import tasks
+from threadloom.service.commands.lookup import conversation_id
 from threadloom.service.commands.options import AsJson, OrganismOption
 from threadloom.service.deployment import DEFAULT_FILE, running_app
-from threadloom.service.display import plain, print_json
+from threadloom.service.display import one_word, print_json
 
 
 def kill(
     conversation: Annotated[
-        str, typer.Argument(metavar="ID", help="The conversation, as `threads` lists it.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The conversation, as `threads` lists it, or the beginning of its id.",
+        ),
     ],
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
@@ -27,8 +32,9 @@ def kill(
     dropped and logged. A conversation that has ended is not changed.
     """
     with closing(running_app(organism, os.environ)) as app:
+        conversation = conversation_id(tasks.runtime_of(app).backend, conversation)
         killed = tasks.kill(app, conversation)
     if as_json:
         print_json({"conversation": conversation, "killed": killed})
     else:
-        print(f"{plain(conversation)} {'killed' if killed else 'had ended before'}")
+        print(f"{one_word(conversation)} {'killed' if killed else 'had ended before'}")

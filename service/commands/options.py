@@ -10,7 +10,7 @@ import typer
 from threadloom.service.deployment import ORGANISM_VARIABLE
 
 #: exit statuses; see `service.cli`
-FAILED, INVALID, NOT_IN_TIME, UNAVAILABLE = 1, 2, 3, 4
+FAILED, INVALID, NOT_IN_TIME, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 4, 130
 
 OrganismArgument = Annotated[
     Path,

@@ -24,15 +24,28 @@ from threadloom.config import PermanentError
 from threadloom.routing import InvalidEnvelopeError, Listener, UnknownConversationError
 from threadloom.routing.records import Conversation
 from threadloom.routing.states import ConversationStatus
-from threadloom.service.commands.options import FAILED, NOT_IN_TIME, AsJson, OrganismOption
+from threadloom.service.commands.options import (
+    FAILED,
+    INTERRUPTED,
+    NOT_IN_TIME,
+    AsJson,
+    OrganismOption,
+)
 from threadloom.service.deployment import DEFAULT_FILE, running_app
-from threadloom.service.display import console, counted, duration, ending_text, plain, print_json
+from threadloom.service.display import (
+    console,
+    counted,
+    duration,
+    ending_text,
+    one_word,
+    plain,
+    print_json,
+)
 
 #: seconds between two reads of the registry
 _LOOK_S = 0.1
 #: seconds within which a running worker answers a ping
 _PING_S = 1.0
-_INTERRUPTED = 130
 _FINAL = (ConversationStatus.COMPLETED, ConversationStatus.ERROR, ConversationStatus.KILLED)
 
 
@@ -79,12 +92,14 @@ def send(
     if as_json:
         print_json({"conversation": started})
     else:
-        print(plain(started))
+        print(one_word(started))
 
 
 def _read(payload: str) -> str:
     try:
         if payload == "-":
+            if sys.stdin is None:
+                raise SendError("standard input is closed: there is no payload to read")
             data = sys.stdin.buffer.read()
         elif payload.startswith("@"):
             data = Path(payload[1:]).read_bytes()
@@ -92,7 +107,8 @@ def _read(payload: str) -> str:
             return payload
         return data.decode("utf-8-sig")
     except OSError as exc:
-        raise SendError(f"{payload[1:]}: cannot be read: {exc.strerror}") from exc
+        name = payload[1:] or "standard input"
+        raise SendError(f"{name}: cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise SendError(f"the payload is not UTF-8 text: see byte {exc.start}") from exc
 
@@ -156,14 +172,14 @@ def _ended(app: Celery, conversation_id: str, timeout_s: float | None) -> Conver
                     return found
                 if found.status is ConversationStatus.WAITING and not waits:
                     err.print(
-                        f"it waits for input; see `threadloom thread {plain(conversation_id)}`"
+                        f"it waits for input; see `threadloom thread {one_word(conversation_id)}`"
                     )
                 waits = found.status is ConversationStatus.WAITING
                 progress.update(_progress(found))
                 time.sleep(min(_LOOK_S, left_s))
     except KeyboardInterrupt:
-        err.print(f"it goes on; see `threadloom thread {plain(conversation_id)}`")
-        raise typer.Exit(_INTERRUPTED) from None
+        err.print(f"it goes on; see `threadloom thread {one_word(conversation_id)}`")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _look(app: Celery, conversation_id: str) -> Conversation:
@@ -194,7 +210,7 @@ def _show(app: Celery, found: Conversation, *, as_json: bool) -> int:
         _print_value(found.value)
     if ended and not completed and not as_json:
         text = ending_text(found.status, found.value)
-        look = Text(f"\nsee `threadloom thread {plain(found.id)}`", "dim")
+        look = Text(f"\nsee `threadloom thread {one_word(found.id)}`", "dim")
         console(stderr=True).print(Text.assemble(("Failed: ", "bold red"), text, look))
     if not ended:
         _tell_not_in_time(app, found)
@@ -209,7 +225,7 @@ def _tell_not_in_time(app: Celery, found: Conversation) -> None:
             ("Not in time: ", "bold yellow"),
             f"it is {found.status}, with {counted(found.deliveries, 'delivery')} so far and "
             f"{found.in_flight} in flight{hint}",
-            Text(f"\nit goes on; see `threadloom thread {plain(found.id)}`", "dim"),
+            Text(f"\nit goes on; see `threadloom thread {one_word(found.id)}`", "dim"),
         )
     )
 

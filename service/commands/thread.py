@@ -20,6 +20,7 @@ from threadloom.routing import UnknownConversationError, parse_envelope
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Conversation, Delivery, LogEntry, Thread
 from threadloom.routing.states import LogEvent
+from threadloom.service.commands.lookup import conversation_about
 from threadloom.service.commands.options import AsJson, OrganismOption
 from threadloom.service.commands.threads import conversation_data
 from threadloom.service.deployment import DEFAULT_FILE, running_registry
@@ -29,6 +30,7 @@ from threadloom.service.display import (
     duration,
     element_text,
     ending_text,
+    one_word,
     plain,
     pretty_xml,
     print_json,
@@ -60,7 +62,12 @@ class Story:
 
 def thread(
     conversation: Annotated[
-        str, typer.Argument(metavar="ID", help="The conversation, as `threads` lists it.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The conversation, as `threads` lists it, the beginning of its id, or the id of a "
+            "message in it.",
+        ),
     ],
     organism: OrganismOption = DEFAULT_FILE,
     xml: Annotated[bool, typer.Option("--xml", help="Show every message in full.")] = False,
@@ -73,7 +80,7 @@ def thread(
 ) -> None:  # fmt: skip
     """Show one conversation: its call tree, and a timeline of its messages and events."""
     with closing(running_registry(organism, os.environ)) as registry:
-        story = _read(registry, conversation)
+        story = _read(registry, conversation_about(registry, conversation))
     if as_json:
         print_json(_as_data(story))
         return
@@ -120,7 +127,7 @@ def _head(found: Conversation) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("conversation", Text(plain(found.id), "bold"))
+    table.add_row("conversation", Text(one_word(found.id), "bold"))
     table.add_row("status", Text.assemble(status_text(found.status), (f"  after {took}", "dim")))
     table.add_row("begun", Text(f"{began:%Y-%m-%d %H:%M:%S %Z} by {plain(found.from_id)}"))
     table.add_row("messages", Text(counts))
@@ -238,7 +245,7 @@ def _subject(story: Story, delivery_id: str) -> str:
     for entry in story.log:
         if _told(entry) and entry.detail["delivery"].id == delivery_id:
             return plain(entry.detail["delivery"].to)
-    return plain(delivery_id)
+    return one_word(delivery_id)
 
 
 def _told(entry: LogEntry) -> bool:

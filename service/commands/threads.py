@@ -24,6 +24,7 @@ from threadloom.service.display import (
     console,
     duration,
     ending_text,
+    one_word,
     plain,
     print_json,
     status_text,
@@ -65,7 +66,7 @@ def threads(
         return
     out.print(_table(page))
     if more:
-        out.print(Text(f"older ones: --before {plain(page[-1].id)}", "dim"))
+        out.print(Text(f"older ones: --before {one_word(page[-1].id)}", "dim"))
 
 
 def conversation_data(found: Conversation) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _table(page: list[Conversation]) -> Table:
     table.add_column("value", ratio=1)
     for each in page:
         table.add_row(
-            Text(plain(each.id)),
+            Text(one_word(each.id)),
             Text(plain(each.entry), "bold", no_wrap=True, overflow="ellipsis"),
             status_text(each.status),
             f"{each.deliveries}, {each.in_flight} in flight"

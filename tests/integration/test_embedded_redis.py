@@ -299,3 +299,30 @@ def test_its_errors_can_be_rebuilt_from_their_arguments() -> None:
     errors = [EmbeddedRedisError("/dir", "reason", "log"), RedisServerNotFoundError(["a", "b"])]
     for error in errors:
         assert str(type(error)(*error.args)) == str(error)
+
+
+def test_nobody_else_can_write_or_read_where_it_keeps_its_data(tmp_path: Path) -> None:
+    """Rights that a directory or a log gave to others are taken back, whatever the umask."""
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o777)
+    (directory / "redis.log").touch(mode=0o666)
+    (directory / "redis.log").chmod(0o666)
+    before = os.umask(0)
+    try:
+        with EmbeddedRedis(directory):
+            rights = {file.name: file.stat().st_mode & 0o077 for file in directory.iterdir()}
+            assert directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    assert set(rights.values()) == {0}, rights
+
+
+def test_a_directory_for_everybodys_files_is_refused(tmp_path: Path) -> None:
+    """Such as /tmp itself, whose rights are not ours to change."""
+    directory = tmp_path / "everybody"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    with pytest.raises(EmbeddedRedisError, match="everybody's files"):
+        EmbeddedRedis(directory).start()
+    assert directory.stat().st_mode & 0o7777 == 0o1777

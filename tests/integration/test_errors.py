@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.desk import Story, failed, told
+from tests.desk import Story, failed, plain_app, told
 from tests.harness import WAIT_S, Deployment
 from threadloom.routing import ConversationError
 from threadloom.routing.faults import (
@@ -41,6 +41,8 @@ MISDEEDS = [
     Misdeed("forges.fault", "handler", "a Fault, which is for system listeners only"),
     Misdeed("addresses.nonsense", "handler", "unhashable"),
     Misdeed("exits", "handler", "SystemExit: 3"),
+    Misdeed("panics", "handler", "PanicException: called"),
+    Misdeed("is.interrupted", "handler", "KeyboardInterrupt"),
     Misdeed("cancels", "handler", "CancelledError"),
     Misdeed("sleeps", "timeout", "longer than 0.3 s"),
     Misdeed("spins", "timeout", "longer than 0.3 s"),
@@ -110,6 +112,27 @@ def test_an_error_written_as_xml_is_an_error(desk: Deployment) -> None:
     called = desk.inject("caller", {"to": "forges.error", "message": ASK}).get(timeout=WAIT_S)
     assert called["payload"]["kind"] == "SystemError"
     assert called["payload"]["code"] == "limit"
+
+
+@pytest.mark.parametrize("listener", ["panics", "is.interrupted"])
+def test_what_is_no_exception_runs_once(
+    desk: Deployment, done: dict[str, Any], listener: str
+) -> None:
+    """It is a fault of the handler and not the end of its process, so nothing repeats it."""
+    for result in done[listener]:
+        result.get(timeout=WAIT_S, propagate=False)
+        assert len(Story(desk, result.id).records(listener)) == 1
+
+
+def test_a_payload_whose_own_code_panics_is_told_in_general_words(desk: Deployment) -> None:
+    """Its class is run before there is a handler; the conversation ends all the same."""
+    with plain_app(desk) as app:
+        result = app.send_task("brittle", [{"number": -1}])
+        error = result.get(timeout=WAIT_S, propagate=False)
+    assert TEXTS["handler"] in str(error)
+    story = Story(desk, result.id)
+    assert story.conversation.status == "error"
+    assert "PanicException: the safe's combination" in story.notes
 
 
 @pytest.mark.parametrize("kind", ["fan_out", "forward", "supply", "fault"])

@@ -300,3 +300,26 @@ def test_help_and_version(threadloom: Threadloom) -> None:
     assert all(name in shown.out for name in ("up", "check", "send", "threads", "thread"))
     assert "threadloom" in threadloom("--version").out
     assert threadloom("bogus").status == 2
+
+
+# --- ids -------------------------------------------------------------------------------------
+
+
+def test_an_id_may_be_shortened_where_that_is_unique(shop: Threadloom) -> None:
+    """The whole id comes first, several that begin alike are told, and none changes nothing."""
+    for name in ("order-1", "order-10", "parcel-7"):
+        shop("send", "till", '{"pieces": 1}', "--id", name)
+    assert shop("thread", "parc", "--json").json["conversation"]["id"] == "parcel-7"
+    assert shop("thread", "order-1", "--json").json["conversation"]["id"] == "order-1"
+    told = shop("kill", "orde")
+    assert told.status == 2
+    assert "several ids begin with orde: order-10, order-1" in told.err
+    assert (shop("kill", "par").status, shop("kill", "nothing").status) == (2, 2)
+    assert shop("kill", "parcel", "--json").json == {"conversation": "parcel-7", "killed": True}
+
+
+def test_an_id_cannot_pose_as_a_line_of_ours(shop: Threadloom) -> None:
+    """Its line breaks are shown as escapes."""
+    name = "a\nno conversations yet"
+    assert shop("send", "till", '{"pieces": 1}', "--id", name).out == "a\\nno conversations yet\n"
+    assert "a\\nno conversations yet" in shop("threads").out

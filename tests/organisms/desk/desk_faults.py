@@ -15,7 +15,7 @@ from typing import Any
 from desk_handlers import Ask, Batch
 
 from tests.recording import record
-from threadloom import XML, HandlerMetadata, HandlerResponse
+from threadloom import XML, HandlerMetadata, HandlerResponse, payload
 from threadloom.routing.actions import FanOut, Fault, Forward, Supply
 from threadloom.routing.records import Join
 
@@ -103,6 +103,32 @@ def swallows(message: Ask, meta: HandlerMetadata) -> None:
 
 def exits(message: Ask, meta: HandlerMetadata) -> None:
     sys.exit(3)
+
+
+class PanicException(BaseException):
+    """As the extension modules of Rust raise it."""
+
+
+@payload
+@dataclass
+class Brittle:
+    """A payload whose own code panics, as a validator in a Rust extension may."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise PanicException(SECRET)
+
+
+def panics(message: Ask, meta: HandlerMetadata) -> None:
+    record(meta, "panics")
+    raise PanicException("called `Option::unwrap()` on a `None` value")
+
+
+async def is_interrupted(message: Ask, meta: HandlerMetadata) -> None:
+    record(meta, "is.interrupted")
+    raise KeyboardInterrupt
 
 
 async def cancels_itself(message: Ask, meta: HandlerMetadata) -> None:
