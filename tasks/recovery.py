@@ -3,15 +3,16 @@
 There is no leader: every worker sweeps on its own timer, and the registry gives each overdue item
 to one of them. A worker renews the leases of the deliveries that its pool is running (`leases.py`).
 A dead worker renews nothing, so its deliveries fall due and are published again. The sweep also
-publishes what a crash left in an outbox, fires joins at their deadline and removes conversations
-whose retention is over.
+publishes what a crash left in an outbox and fires joins at their deadline. What is kept no longer
+is removed by a thread of its own (`retention.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import chain, zip_longest
 from typing import Any
 
 from celery import bootsteps
@@ -29,9 +30,11 @@ from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests
 from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.pools import pool_fault, warn_of_eviction
 from threadloom.tasks.publisher import Publisher, now_ms
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
+from threadloom.tasks.retention import RetentionKeeper
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import Unacknowledged
 from threadloom.tasks.unfailing import attempted, unfailing
@@ -61,8 +64,6 @@ SWEEP_LIMIT = 200
 #: s after which a sweep reclaims no further item: with a broker that is connected but silent, each
 #: publishing blocks the worker for seconds
 SWEEP_BUDGET_S = 1.0
-#: sweeps between two removals of expired conversations
-EXPIRE_EVERY = 30
 
 
 class RecoveryStep(bootsteps.StartStopStep):
@@ -73,12 +74,15 @@ class RecoveryStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         runtime = runtime_of(worker.app)  # before the pool is forked
+        if fault := pool_fault(worker.pool_cls.__module__, runtime.backend):
+            logger.critical("worker.cannot_start reason=%s", fault)
+            raise SystemExit(EX_FAILURE)
         runtime.sends_events = bool(worker.task_events)
         worker_process_shutdown.connect(clear_outbox(runtime), weak=False)  # inherited by the pool
         runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
         self._entries: list[Any] = []
-        self._sweeps = 0
         self._leases: LeaseKeeper | None = None
+        self._retention: RetentionKeeper | None = None
         self._unacknowledged = Unacknowledged(worker.app, runtime.organism)
         #: true: the registry did not answer the last call
         self._away = False
@@ -89,9 +93,12 @@ class RecoveryStep(bootsteps.StartStopStep):
         runtime = runtime_of(worker.app)
         if self._cannot_read_registry(runtime) or self._loses_queues(worker, runtime):
             raise SystemExit(EX_FAILURE)
+        warn_of_eviction(runtime.backend)
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
+        self._retention = RetentionKeeper(runtime)
+        self._retention.start()
         self._entries = [
             worker.timer.call_repeatedly(every_s, unfailing(step), args)
             for every_s, step, args in (
@@ -108,6 +115,8 @@ class RecoveryStep(bootsteps.StartStopStep):
             entry.cancel()
         self._entries = []
         self._unacknowledged.close()
+        if self._retention is not None:
+            self._retention.finish()
         clear_outbox(runtime_of(worker.app))()  # of a pool that is this process
         if self._leases is not None:
             self._leases.finish()  # next the pool is drained, which lasts until its handlers end
@@ -166,12 +175,9 @@ class RecoveryStep(bootsteps.StartStopStep):
             if self._cannot_read_registry(runtime):  # it did not answer when the worker started
                 state.should_stop = EX_FAILURE  # type: ignore[assignment]
                 return
-            self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
             attempted(vouch_for, waiting, runtime)
             attempted(sweep, runtime, publisher)
-            if self._sweeps % EXPIRE_EVERY == 0:
-                attempted(runtime.backend.expire, limit=SWEEP_LIMIT)
         except RegistryUnavailableError as exc:
             self._away = True
             logger.warning("sweep.skipped reason=%s", exc)
@@ -253,6 +259,15 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
             runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)
 
 
+def by_turns(items: Iterable[Due]) -> Iterator[Due]:
+    """The items, one of each conversation at a time, so that none keeps the others waiting."""
+    groups: dict[str, list[Due]] = {}
+    for item in items:
+        groups.setdefault(item.conversation_id, []).append(item)
+    rounds = zip_longest(*groups.values())
+    return (item for item in chain.from_iterable(rounds) if item is not None)
+
+
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
     """Reclaim overdue items and publish the messages that follow; return how many were sent."""
     silent = canonical(content_of(timeout_fault()).element)
@@ -274,7 +289,7 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
             published += publisher.publish(publications)
 
-    for due in found:
+    for due in by_turns(found):
         runtime.set_aside.attempt(due.member, reclaim, due)
         if time.monotonic() > until:
             break
@@ -336,7 +351,7 @@ def _republish(
             published += publisher.publish([publication])
 
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in unbegun:
+    for due in by_turns(unbegun):
         attempted(republish, due)
         if time.monotonic() > until:
             break
