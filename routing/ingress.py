@@ -139,7 +139,9 @@ def parse(state: Ingress) -> None:
     if not isinstance(raw, (str, bytes)):
         raise InvalidEnvelopeError("parse", [f"expected XML text or a mapping, got {show(raw)}"])
     if state.gate.repair:
-        state.root, state.repairs = repair_xml(raw, max_bytes=limit)
+        state.root, state.repairs = repair_xml(
+            raw, names={*state.gate.accepts, "message"}, max_bytes=limit
+        )
     else:
         state.root = parse_xml(raw, max_bytes=limit)
 

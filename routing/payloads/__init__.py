@@ -16,9 +16,9 @@ from threadloom.routing.payloads.markup import (
     new_element,
     parse_canonical,
     parse_xml,
-    repair_xml,
     schema_faults,
 )
+from threadloom.routing.payloads.mending import repair_xml
 from threadloom.routing.payloads.payload import (
     PayloadType,
     is_payload,

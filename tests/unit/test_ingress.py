@@ -268,8 +268,8 @@ def test_repair_is_refused_unless_allowed(repair: bool) -> None:
     else:
         state = from_outside(damaged, gate, thread_id="t")
         assert state.message == Add(1, 2)
-        assert state.repairs[0] == "text before the XML was ignored"
-        assert "Premature end" in state.repairs[1]
+        assert state.repairs[0] == "text before the answer was passed over"
+        assert state.repairs[1] == "<Add> had no end and was closed"
     assert from_outside(ADD, gate, thread_id="t").repairs == ()
 
 
