@@ -7,9 +7,9 @@ listeners' tasks (`tasks.listener`), so that other tasks of the same app behave 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from threadloom.config.errors import ConfigurationError, Problem
 from threadloom.config.models import OrganismConfig
@@ -98,13 +98,15 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
     broker is named anywhere, or when the file changes a setting that delivery depends on.
     """
     given = config.organism.celery.to_dict()
-    problems = setting_faults(given)
+    names = {entry.name for entry in config.listeners}
+    problems = [*setting_faults(given, names), *_unused_settings(given)]
     if problems:
         raise ConfigurationError(
             config.source,
             [Problem(f"organism.celery.{name}", message) for name, message in problems],
         )
     url = registry_url(config, redis_url=redis_url, required="broker_url" not in given)
+    given |= {name: _verified(given[name]) for name in _URLS if isinstance(given.get(name), str)}
     urls = {"broker_url": celery_url(url), "result_backend": celery_url(url)} if url else {}
     if "result_backend" not in given and not url:
         raise ConfigurationError(
@@ -121,8 +123,13 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
     return {**settings, "broker_transport_options": options}
 
 
-def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, remedy) for each setting whose value no organism can run with."""
+def setting_faults(
+    settings: Mapping[str, Any], listeners: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Return (name, remedy) for each setting whose value no organism can run with.
+
+    `listeners`: the organism's, whose tasks' attributes are not for `task_annotations` to say.
+    """
     faults = [
         (name, f"has to stay {value!r}; remove it")
         for name, value in FIXED.items()
@@ -136,7 +143,77 @@ def setting_faults(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
             faults.append((name, fault))
     if settings.get("task_protocol", 2) != 2:
         faults.append(("task_protocol", "has to stay 2, which carries a message's headers"))
-    return faults
+    if str(settings.get("result_backend") or "").startswith("rpc:"):
+        text = (
+            "rpc:// gives a result only to the connection that sent the task, and an injector "
+            "is not that; name a Redis, for example the registry's"
+        )
+        faults.append(("result_backend", text))
+    faults += [(name, remedy) for name, remedy in _REFUSED.items() if settings.get(name)]
+    if settings.get("task_default_queue_type") not in (None, "classic"):
+        text = (
+            "listeners' messages lie in classic queues, which need not survive a broker since the "
+            "registry publishes them again; remove it, and give other tasks' queues their type in "
+            "an app of their own"
+        )
+        faults.append(("task_default_queue_type", text))
+    return [*faults, *_annotation_faults(settings.get("task_annotations"), listeners)]
+
+
+#: settings that a listener's delivery cannot keep, and what to use instead
+_REFUSED: Mapping[str, str] = {
+    "task_soft_time_limit": (
+        "would interrupt a delivery in the middle of its commit; a listener's limit is its "
+        "`timeout_seconds`, and a plain task takes `soft_time_limit` of its own"
+    ),
+    "task_inherit_parent_priority": (
+        "is not kept from hop to hop of a conversation; say `thread_scheduling: depth-first`, "
+        "which lets conversations that have begun go before new ones, or give the urgent "
+        "listeners a `queue` of their own"
+    ),
+}
+
+#: settings of an organism file that its listeners would not have, and what to use instead
+_UNUSED: Mapping[str, str] = {
+    "task_time_limit": (
+        "is not a listener's, whose limit is its `timeout_seconds`; give a plain task `time_limit`"
+    ),
+    "task_queues": (
+        "names no queue of a listener; say `queue` in the organism section or at a listener, and "
+        "start a worker with `-Q` for what it is to serve"
+    ),
+}
+
+
+def _unused_settings(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, remedy) for name, remedy in _UNUSED.items() if given.get(name)]
+
+
+def _annotation_faults(
+    annotations: object, listeners: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the faults of what `task_annotations` say of listeners."""
+    entries = annotations if isinstance(annotations, list | tuple) else [annotations]
+    for entry in entries:
+        for name, said in entry.items() if isinstance(entry, dict) else ():
+            for key in said if isinstance(said, dict) and name in listeners else ():
+                if key not in _KEPT:
+                    remedy = _OWN_KEYS.get(key, "a listener's other keys in the organism file")
+                    text = f"is not kept for a listener; use {remedy}"
+                    yield f"task_annotations.{name}.{key}", text
+
+
+#: what `task_annotations` may say of a listener: its rate, and the pool's hard limit, at which the
+#: process that runs it is ended
+_KEPT = ("rate_limit", "time_limit")
+#: attributes of a Celery task, and the key of a listener that says the same
+_OWN_KEYS: Mapping[str, str] = {
+    "soft_time_limit": "`timeout_seconds`",
+    "max_retries": "`max_retries`",
+    "default_retry_delay": "`retry_backoff`",
+    "queue": "`queue`",
+    "priority": "`thread_scheduling: depth-first`",
+}
 
 
 def _broker_settings(url: str | Sequence[str], config: OrganismConfig) -> Mapping[str, Any]:
@@ -183,16 +260,53 @@ def registry_url(
         if not config.organism.backend.redis_url:
             place = "THREADLOOM_REDIS_URL"
         raise ConfigurationError(config.source, [Problem(place, fault)])
-    return url
+    return _in_redis_pys_words(url) if url else url
 
 
 def celery_url(redis_url: str) -> str:
     """Return a redis-py URL in the form of Celery and kombu, which differs for Unix sockets."""
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
-        return redis_url
-    db = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{parts.path}?virtual_host={db}"
+        return _verified(redis_url)
+    query = dict(parse_qsl(parts.query))
+    db = query.get("db", "0")
+    # redis-py reads both of them from either place.
+    name = query.get("username") or unquote(parts.username or "")
+    password = query.get("password") or unquote(parts.password or "")
+    user = f"{quote(name, safe='')}:{quote(password, safe='')}@" if name or password else ""
+    return f"redis+socket://{user}{parts.path}?virtual_host={db}"
+
+
+#: settings that hold a URL which Celery opens
+_URLS = ("broker_url", "result_backend", "broker_read_url", "broker_write_url")
+_CHECKS = "ssl_cert_reqs"
+
+
+def _verified(url: str) -> str:
+    """Return a URL of one Redis by TLS that says that the server's certificate is checked.
+
+    Where a URL does not say, redis-py checks it, kombu does not, and Celery refuses the URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss" or ";" in url or _CHECKS in parse_qs(parts.query):
+        return url
+    query = urlencode([*parse_qsl(parts.query), (_CHECKS, "required")])
+    return parts._replace(query=query).geturl()
+
+
+def _in_redis_pys_words(url: str) -> str:
+    """Return a Redis URL whose way to check a certificate is spelled as redis-py knows it.
+
+    Celery's documentation spells it `CERT_REQUIRED`, where redis-py takes `required`.
+    """
+    parts = urlsplit(url)
+    if f"{_CHECKS}=CERT_" not in parts.query:
+        return url
+    query = [
+        (name, value.removeprefix("CERT_").lower() if name == _CHECKS else value)
+        for name, value in parse_qsl(parts.query)
+    ]
+    return parts._replace(query=urlencode(query)).geturl()
 
 
 def registry_url_of(settings: Mapping[str, Any]) -> str | None:
@@ -209,5 +323,6 @@ def registry_url_of(settings: Mapping[str, Any]) -> str | None:
             return url
         if parts.scheme == "redis+socket":
             db = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-            return f"unix://{parts.path}?db={db}"
+            user, at, _ = parts.netloc.rpartition("@")
+            return f"unix://{user}{at}{parts.path}?db={db}"
     return None

@@ -69,5 +69,8 @@ __all__ = [
 ]
 
 #: modules that others import from by their own names: the data, the words for its states, what an
-#: attempt asks for, what errors tell, what a registry promises; and the two packages in this one
-PUBLIC_MODULES = ("actions", "backends", "faults", "payloads", "records", "states", "store")
+#: attempt asks for, what errors tell, which messages are let in, what a registry promises; and the
+#: two packages in this one
+PUBLIC_MODULES = (
+    "actions", "backends", "faults", "gate", "payloads", "records", "states", "store",
+)  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import (
     Beginning,
     CommitResult,
@@ -35,6 +36,8 @@ PUBLISH_GRACE_MS = 3_000
 BEGIN_GRACE_MS = 10_000
 #: dead letters kept in one shard (of 16), or in a process
 DEAD_LETTERS = 1_000
+#: messages that were put aside and are kept
+REFUSED = 1_000
 #: ms after its retention in which a conversation that nobody swept can still be read
 MARGIN_MS = 600_000
 #: counts up with every change of what a registry holds that an older version cannot read: keys,
@@ -208,6 +211,9 @@ class WorkerStore(Protocol):
     def processes(self) -> int:
         """How many pool processes the workers have that are there now."""
 
+    def eviction_policy(self) -> str | None:
+        """By which policy the store drops rows when it is full; None if it drops none."""
+
 
 class DeadLetterStore(Protocol):
     """Deliveries that failed for good."""
@@ -220,6 +226,15 @@ class DeadLetterStore(Protocol):
 
     def drop(self, conversation_id: str, delivery_id: str) -> bool:
         """Forget a dead letter; False if it is none."""
+
+    def refuse(self, message: Refused) -> None:
+        """Keep a message that was put aside; the newest thousand are kept, for the retention."""
+
+    def refused(self) -> Sequence[Refused]:
+        """The messages that were put aside, newest first."""
+
+    def drop_refused(self, refused_id: str) -> bool:
+        """Forget a message that was put aside; False if there is none of this id."""
 
     def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:
         """Run a dead letter again, with all its retries; None if it is none.

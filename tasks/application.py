@@ -21,12 +21,14 @@ from threadloom.primitives import SYSTEM_LISTENERS, SYSTEM_NAMES
 from threadloom.routing import Organism, build_organism
 from threadloom.routing.backends import SharedBackend, connect
 from threadloom.tasks.consumer import PatientConsumer
+from threadloom.tasks.currency import make_current
 from threadloom.tasks.delivery import Deliverer
 from threadloom.tasks.django import set_up_django
 from threadloom.tasks.events import EventBatches
+from threadloom.tasks.gate import MessageGate
 from threadloom.tasks.listener import register_listeners
 from threadloom.tasks.publisher import Publisher
-from threadloom.tasks.queues import add_queues, with_routes
+from threadloom.tasks.queues import add_queues, with_rates, with_routes
 from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
 from threadloom.tasks.startup import import_from_working_directory, told_by_celery
@@ -98,6 +100,7 @@ def assemble(
         modules = maybe_list(app.conf[name]) or ()
         app.conf[name] = [organism.space.full_name(module) for module in modules]
     _join(app, organism, backend)
+    make_current(app)
     return app
 
 
@@ -147,7 +150,8 @@ def _attachment_problems(app: Celery, config: OrganismConfig, organism: Organism
         for name in config.organism.celery
     ]
     problems += [
-        Problem(f"the app's {name}", message) for name, message in setting_faults(app.conf)
+        Problem(f"the app's {name}", message)
+        for name, message in setting_faults(app.conf, organism.listeners)
     ]
     positions = {entry.name: entry.position for entry in config.listeners}
     problems += [
@@ -165,7 +169,7 @@ def _join(
     app: Celery, organism: Organism, backend: SharedBackend, *, kept: Collection[str] = ()
 ) -> None:
     """Give an app the organism's queues, tasks and bootsteps; `kept`: see `add_queues`."""
-    organism = with_routes(organism, app)
+    organism = with_rates(with_routes(organism, app), app)
     add_queues(organism, app, kept=kept)
     runtime = Runtime(organism, backend)
     app.threadloom = runtime  # type: ignore[attr-defined]
@@ -175,7 +179,7 @@ def _join(
     )
     register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
-    app.steps["consumer"].update({EventBatches, PatientConsumer, TellCanvas})
+    app.steps["consumer"].update({EventBatches, PatientConsumer, MessageGate, TellCanvas})
 
 
 def app_from_environment() -> Any:

@@ -19,6 +19,7 @@ from celery import Celery, Signature
 from celery.app.task import Context
 from kombu.utils.json import JSONEncoder, object_hook
 
+from threadloom.routing.gate import custom_headers
 from threadloom.routing.records import Join, Publication
 
 #: keyword argument of our messages: the conversation's id
@@ -27,6 +28,8 @@ CONVERSATION = "conversation"
 INJECTED = "injected"
 #: keyword argument of a message for several injected conversations: their ids
 TOGETHER = "conversations"
+#: what Celery calls parts of a running task; as headers of a message they would overwrite those
+RESERVED = frozenset(vars(Context)) | {"released"}
 
 
 def canvas_options(request: Context) -> str:
@@ -43,9 +46,9 @@ def canvas_options(request: Context) -> str:
         "reply_to": request.reply_to,
         "ignore_result": request.ignore_result,
         "priority": (request.delivery_info or {}).get("priority"),
-        "headers": request.headers,
         "replaced_task_nesting": request.replaced_task_nesting,
     }
+    options["headers"] = custom_headers(request.headers, RESERVED)
     kept = {name: value for name, value in options.items() if value not in (None, [], {})}
     return json.dumps(kept, cls=_Encoder)
 
@@ -71,6 +74,8 @@ def _decoded(value: dict[str, Any]) -> Any:
 def resume_options(canvas: str) -> dict[str, Any]:
     """Return the options that `canvas_options` has saved, under `celery.app.amqp`'s names."""
     options: dict[str, Any] = json.loads(canvas, object_hook=_decoded) if canvas else {}
+    if "headers" in options:  # an earlier version parked whatever the injector had sent
+        options["headers"] = custom_headers(options["headers"], RESERVED)
     for ours, celerys in (("link", "callbacks"), ("link_error", "errbacks")):
         if ours in options:
             options[celerys] = options.pop(ours)

@@ -17,7 +17,7 @@ import celery
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
-from threadloom.config import RegistryUnavailableError
+from threadloom.config import PermanentError, RegistryUnavailableError
 from threadloom.routing import (
     Admitted,
     ConversationError,
@@ -44,7 +44,29 @@ logger = logging.getLogger(__name__)
 EXTERNAL = "external"
 #: seconds by which a handler may exceed its time limit before its process is killed
 HARD_LIMIT_GRACE_S = 10.0
+#: attributes of a listener's task that no `task_annotations` change
+_OWN = (
+    *("acks_late", "acks_on_failure", "acks_on_failure_or_timeout", "acks_on_timeout"),
+    *("reject_on_worker_lost", "retry_on_worker_lost", "ignore_result", "serializer"),
+    *("rate_limit", "soft_time_limit"),
+)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class DirectCallError(PermanentError):
+    """A listener's task was called like a function, which has no message and so no conversation."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} is a listener and cannot be called like a function, as a direct call, "
+            "`map`, `starmap` and `chunks` do: there is no message that could be its conversation. "
+            f"Send one message for each payload: `group(signature({self.name!r}, (p,)) for p in "
+            "payloads)`, `send_task`, or `threadloom.inject_many`"
+        )
 
 
 class ListenerTask(celery.Task):  # type: ignore[type-arg]
@@ -61,7 +83,10 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     # pool process died and the main process survived. No message is pickled.
     acks_late = True
     acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = True
     reject_on_worker_lost = True
+    retry_on_worker_lost = False
     ignore_result = False
     serializer = "json"
 
@@ -69,8 +94,22 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
     runtime: Runtime
     deliverer: Deliverer
 
+    @classmethod
+    def annotate(cls) -> None:
+        """Take what `task_annotations` say, but for what delivery stands on.
+
+        Celery calls this for each task. The rate limit was read before (`queues.with_rates`).
+        """
+        own = {name: getattr(cls, name) for name in _OWN}
+        super().annotate()
+        for name, value in own.items():
+            setattr(cls, name, value)
+
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Perform this message's turn; return the task's Celery result."""
+        if self.request.called_directly:
+            raise DirectCallError(self.name)
+        self.request.update(released=None)  # a header may have this name
         try:
             if canvas.TOGETHER in kwargs:
                 return together.carry_out(self, kwargs[canvas.TOGETHER])

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from celery import Celery
+from celery.app.annotations import resolve_all
 from kombu import Queue
 
 from threadloom.config import ConfigurationError, Problem
@@ -30,6 +31,31 @@ def with_routes(organism: Organism, app: Celery) -> Organism:
     """
     routed = {name: _routed(entry, organism, app) for name, entry in organism.listeners.items()}
     return replace(organism, listeners=MappingProxyType(routed))
+
+
+def with_rates(organism: Organism, app: Celery) -> Organism:
+    """Return the organism with the rate limits that the app's settings give its listeners.
+
+    A listener's own `rate_limit` is first, then what `task_annotations` say of it or of every
+    task, then `task_default_rate_limit`. What has a limit always goes through its queue, where
+    the workers' main processes keep it.
+    """
+    limited = {
+        name: entry if entry.rate_limit is not None else replace(entry, rate_limit=rate)
+        for name, entry in organism.listeners.items()
+        for rate in [_rate_given(name, app)]
+    }
+    return replace(organism, listeners=MappingProxyType(limited))
+
+
+def _rate_given(name: str, app: Celery) -> str | None:
+    task = SimpleNamespace(name=name)
+    found: Any = resolve_all(app.annotations, task)
+    for said in found:
+        if said.get("rate_limit") is not None:
+            return str(said["rate_limit"])
+    default = app.conf.task_default_rate_limit
+    return None if default is None else str(default)
 
 
 def _routed(listener: Listener, organism: Organism, app: Celery) -> Listener:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import chain, zip_longest
 from typing import Any
 
 from celery import bootsteps
@@ -29,6 +30,7 @@ from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests
 from threadloom.tasks.listener import ListenerTask
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.pools import pool_fault, warn_of_eviction
 from threadloom.tasks.publisher import Publisher, now_ms
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
@@ -73,6 +75,9 @@ class RecoveryStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         runtime = runtime_of(worker.app)  # before the pool is forked
+        if fault := pool_fault(worker.pool_cls.__module__, runtime.backend):
+            logger.critical("worker.cannot_start reason=%s", fault)
+            raise SystemExit(EX_FAILURE)
         runtime.sends_events = bool(worker.task_events)
         worker_process_shutdown.connect(clear_outbox(runtime), weak=False)  # inherited by the pool
         runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
@@ -89,6 +94,7 @@ class RecoveryStep(bootsteps.StartStopStep):
         runtime = runtime_of(worker.app)
         if self._cannot_read_registry(runtime) or self._loses_queues(worker, runtime):
             raise SystemExit(EX_FAILURE)
+        warn_of_eviction(runtime.backend)
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
@@ -253,6 +259,15 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
             runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)
 
 
+def by_turns(items: Iterable[Due]) -> Iterator[Due]:
+    """The items, one of each conversation at a time, so that none keeps the others waiting."""
+    groups: dict[str, list[Due]] = {}
+    for item in items:
+        groups.setdefault(item.conversation_id, []).append(item)
+    rounds = zip_longest(*groups.values())
+    return (item for item in chain.from_iterable(rounds) if item is not None)
+
+
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
     """Reclaim overdue items and publish the messages that follow; return how many were sent."""
     silent = canonical(content_of(timeout_fault()).element)
@@ -274,7 +289,7 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
             logger.info("sweep.reclaimed member=%s messages=%d", due.member, len(publications))
             published += publisher.publish(publications)
 
-    for due in found:
+    for due in by_turns(found):
         runtime.set_aside.attempt(due.member, reclaim, due)
         if time.monotonic() > until:
             break
@@ -336,7 +351,7 @@ def _republish(
             published += publisher.publish([publication])
 
     until = time.monotonic() + SWEEP_BUDGET_S
-    for due in unbegun:
+    for due in by_turns(unbegun):
         attempted(republish, due)
         if time.monotonic() > until:
             break

@@ -12,7 +12,6 @@ from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery
-from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 from celery.worker.strategy import default
@@ -39,17 +38,14 @@ def turns_of(request: Request) -> list[tuple[str, str]]:
 
 
 def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return Celery's handler of received messages, with two checks before it.
+    """Return Celery's handler of received messages, with a check before it.
 
-    A body that is not a task's is rejected: Celery would crash on it, and so would the next worker
-    that got the requeued message. A message of another organism is acknowledged and not run.
+    A message of another organism is acknowledged and not run.
     """
     handle = default(task, app, consumer, **options)
     runtime = runtime_of(app)
 
     def take_in(message: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_task_body(message.payload):
-            raise InvalidTaskError("the body is not [args, kwargs, embed]")
         if _is_of_another(runtime, message):
             message.ack_log_error(logger, consumer.connection_errors)
             return None
@@ -88,15 +84,6 @@ def _note_age(runtime: Runtime, message: Any) -> None:
         queue = message.delivery_info.get("routing_key")
         newest_ms = max(sent_ms, runtime.newest_ms.get(queue, 0))
         runtime.newest_ms[queue] = min(newest_ms, now_ms())  # a header may hold any number
-
-
-def _is_task_body(body: object) -> bool:
-    match body:
-        case {"args": list(), "kwargs": dict()}:  # protocol 1, which Celery still reads
-            return True
-        case [list(), dict(), dict() | None]:
-            return True
-    return False
 
 
 class DeliveryRequest(Request):

@@ -113,7 +113,7 @@ class Unacknowledged:
             headers = message["headers"]
             sender = headers.get(ORGANISM_HEADER, self._organism.name)
             known = headers["task"] in self._organism.listeners
+            queues = {exchange, routing_key} & set(self._organism.queues)
         except (ValueError, KeyError, TypeError, AttributeError):
             return False  # not a message in Celery's format, so not for a listener
-        queues = {exchange, routing_key} & set(self._organism.queues)
         return known and sender == self._organism.name and bool(queues)

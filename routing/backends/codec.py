@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import force_setattr, replace
 
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import (
     Delivery,
     Due,
@@ -50,6 +51,7 @@ def due_from(member: bytes) -> Due:
 _read_delivery = msgspec.json.Decoder(Delivery).decode
 _read_thread = msgspec.json.Decoder(Thread).decode
 read_join = msgspec.json.Decoder(Join).decode
+read_refused = msgspec.json.Decoder(Refused).decode
 read_wait = msgspec.json.Decoder(Wait).decode
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, ids
 from threadloom.routing.backends import MemoryBackend, SharedBackend
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import DeadLetter, Ending, Release, Skip
 from threadloom.routing.states import ConversationStatus
-from threadloom.routing.store import DEAD_LETTERS
+from threadloom.routing.store import DEAD_LETTERS, REFUSED
 
 BROKEN = Ending(ConversationStatus.ERROR, {"code": "handler"})
 
@@ -294,3 +295,35 @@ def test_what_cannot_count_any_more_is_not_replayed(story: Story, status: str) -
         assert story.backend.replay(story.id, delivery) is None
     assert story.row == before
     assert len(story.backend.dead_letters(limit=9)) == 2
+
+
+# --- messages that were refused -------------------------------------------------------------
+
+
+def refused_as(name: str) -> Refused:
+    return Refused(name, 5, "desk", "an-id", "echo", 'a "cause" | {€}', "how it began")
+
+
+def test_a_refused_message_is_kept_whole_and_dropped_once(bench: Bench) -> None:
+    """The newest first, each once however often it is said; at most so many; none after `clear`."""
+    backend = bench.backend
+    first, second = refused_as("first"), refused_as("second")
+    for each in (first, second, second):
+        backend.refuse(each)
+    assert list(backend.refused()) == [second, first]
+    with ThreadPoolExecutor(8) as pool:
+        dropped = list(pool.map(lambda _: backend.drop_refused("first"), range(8)))
+    assert sorted(dropped) == [False] * 7 + [True]
+    for number in range(REFUSED):
+        backend.refuse(refused_as(str(number)))
+    kept = backend.refused()
+    assert (len(kept), kept[0].id, kept[-1].id) == (REFUSED, str(REFUSED - 1), "0")
+    backend.clear()
+    assert list(backend.refused()) == []
+
+
+def test_refused_messages_go_after_the_retention(bench: Bench) -> None:
+    """They belong to no conversation that would take them along."""
+    mortal = bench.another(ttl_s=1)
+    mortal.refuse(refused_as("x"))
+    assert bench.until(lambda: not mortal.refused())

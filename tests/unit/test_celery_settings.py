@@ -4,16 +4,27 @@ are fixed.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 
 from threadloom.config import ConfigurationError, OrganismConfig
-from threadloom.config.celery_settings import FIXED, celery_settings, is_rabbitmq
+from threadloom.config.celery_settings import (
+    FIXED,
+    celery_settings,
+    celery_url,
+    is_rabbitmq,
+    registry_url,
+    registry_url_of,
+    setting_faults,
+)
 from threadloom.config.loader import load_mapping
-from threadloom.routing import build_organism
+from threadloom.routing import Listener, Organism, build_organism
 from threadloom.routing.backends import MemoryBackend
-from threadloom.tasks import assemble
+from threadloom.tasks import assemble, runtime_of
 from threadloom.tasks.queues import queues_of
 
 REDIS_URL = "redis://registry:6380/1"
@@ -157,3 +168,104 @@ def test_a_broker_is_needed() -> None:
         celery_settings(organism(), redis_url=None)
     with pytest.raises(ConfigurationError, match="result_backend"):
         celery_settings(organism(broker_url=AMQP_URL), redis_url=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("result_backend", "rpc://", "Redis"),
+        ("task_soft_time_limit", 5, "timeout_seconds"),
+        ("task_time_limit", 5, "timeout_seconds"),
+        ("task_inherit_parent_priority", True, "depth-first"),
+        ("task_queues", {"slow": {}}, "queue"),
+        ("task_default_queue_type", "quorum", "classic"),
+    ],
+)
+def test_what_listeners_cannot_keep_is_refused(name: str, value: object, instead: str) -> None:
+    """Never ignored: the problem names the setting and what to use in its place."""
+    with pytest.raises(ConfigurationError, match=f"organism.celery.{name}.*{instead}"):
+        settings(**{name: value})
+
+
+def test_an_annotation_says_a_listeners_rate_and_nothing_else() -> None:
+    """What the organism file says of a listener is said there alone."""
+    said = {"l": {"soft_time_limit": 3}, "the.teams": {"soft_time_limit": 3}}
+    [(place, remedy)] = setting_faults({"task_annotations": said}, ["l"])
+    assert place == "task_annotations.l.soft_time_limit"
+    assert "timeout_seconds" in remedy
+    assert not setting_faults(
+        {"task_annotations": {"l": {"rate_limit": "1/s", "time_limit": 9}}}, ["l"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("celery", "own", "expected"),
+    [
+        ({"task_annotations": {"l": {"rate_limit": "1/s"}}}, None, "1/s"),
+        ({"task_annotations": [{"*": {"rate_limit": "2/s"}}]}, None, "2/s"),
+        ({"task_annotations": {"*": {"rate_limit": "2/s"}}}, "5/m", "5/m"),
+        ({"task_default_rate_limit": "3/m"}, None, "3/m"),
+        ({"task_default_rate_limit": 4}, None, "4"),
+        ({}, None, None),
+    ],
+)
+def test_a_rate_limit_given_celerys_way_is_the_listeners(
+    celery: dict[str, Any], own: str | None, expected: str | None
+) -> None:
+    """It then has a limit as any other has, and is never run without going through its queue."""
+    built = Organism("o", {"l": Listener("l", print, {}, "", rate_limit=own)})
+    app = assemble(
+        organism(**celery), built, redis_url=REDIS_URL, backend=MemoryBackend(organism="o")
+    )
+    listener = runtime_of(app).organism.listeners["l"]
+    assert (listener.rate_limit, listener.local_s == 0) == (expected, expected is not None)
+    assert app.tasks["l"].rate_limit == expected
+    app.close()
+
+
+def test_annotations_for_every_task_leave_delivery_as_it_is() -> None:
+    """A team's `*` is for its own tasks; late acknowledgement stays a listener's."""
+    built = Organism("o", {"l": Listener("l", print, {}, "", timeout_s=7)})
+    said = {
+        "*": {"acks_late": False, "soft_time_limit": 1, "serializer": "pickle", "colour": "red"}
+    }
+    app = assemble(
+        organism(task_annotations=said), built,
+        redis_url=REDIS_URL, backend=MemoryBackend(organism="o"),
+    )  # fmt: skip
+    app.finalize()
+    task: Any = app.tasks["l"]
+    assert (task.acks_late, task.soft_time_limit, task.serializer) == (True, None, "json")
+    assert task.colour == "red", "what is nobody's is the annotation's to say"
+    app.close()
+
+
+@pytest.mark.parametrize("said", ["", "?ssl_cert_reqs=CERT_REQUIRED", "?ssl_cert_reqs=required"])
+def test_a_redis_by_tls_is_checked_however_that_is_spelled(said: str) -> None:
+    """By Celery's result backend, by kombu, and by redis-py, each of which has its own spelling."""
+    url = f"rediss://:word@registry:6380/1{said}"
+    found = celery_settings(organism(), redis_url=url)
+    config = Celery("o", set_as_current=False)
+    config.conf.update(found)
+    assert config.backend.connparams["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+    broker = config.connection_for_write()
+    assert broker.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    own = redis.ConnectionPool.from_url(registry_url(organism(), redis_url=url) or "")
+    assert own.make_connection().cert_reqs == ssl.CERT_REQUIRED
+    named = celery_settings(organism(broker_url=url, result_backend=url), redis_url=REDIS_URL)
+    assert "ssl_cert_reqs" in named["broker_url"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix://me:se%40cret@/run/r.sock?db=3",
+        "unix:///run/r.sock?db=3&username=me&password=se%40cret",
+    ],
+)
+def test_a_unix_sockets_user_and_password_reach_celery(url: str) -> None:
+    """In the broker's and the results' URL, and back again."""
+    app = Celery("o", broker=celery_url(url), backend=celery_url(url), set_as_current=False)
+    found = app.backend.connparams
+    assert (found["username"], found["password"], found["path"]) == ("me", "se@cret", "/run/r.sock")
+    assert registry_url_of(app.conf) == "unix://me:se%40cret@/run/r.sock?db=3"

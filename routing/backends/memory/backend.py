@@ -35,6 +35,7 @@ class MemoryBackend(Deliveries, Recovery, DeadLetters, Joins, Threads, Reading):
         self._shared.sent.clear()
         self._shared.dead.clear()
         self._index.clear()
+        self._refused.clear()
 
     def close(self) -> None:
         """Nothing to let go of."""

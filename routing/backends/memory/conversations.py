@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from threadloom.routing.backends.memory.conversation import ConversationState
 from threadloom.routing.backends.memory.stored import SharedLists, StoredDelivery, StoredJoin
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import Opening
 from threadloom.routing.store import BEGIN_GRACE_MS, MARGIN_MS, PUBLISH_GRACE_MS
 
@@ -62,6 +63,8 @@ class Conversations:
         self._shared = SharedLists()
         #: by name: until when a worker is there, and how many processes it has
         self._workers: dict[str, tuple[int, int]] = {}
+        #: messages that were put aside, by id, oldest first, each with the ms of its expiry
+        self._refused: dict[str, tuple[int, Refused]] = {}
         #: (created ms, id), oldest first
         self._index: list[tuple[int, str]] = []
 

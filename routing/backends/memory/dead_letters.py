@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from threadloom.routing.backends import codec
 from threadloom.routing.backends.memory.conversations import Conversations, atomic
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import DeadLetter, Publication
+from threadloom.routing.store import REFUSED
 
 
 class DeadLetters(Conversations):
@@ -31,6 +33,23 @@ class DeadLetters(Conversations):
     def drop(self, conversation_id: str, delivery_id: str) -> bool:
         state, stored = self._stored(conversation_id, delivery_id)
         return bool(state and stored and state.exhume(stored))
+
+    @atomic
+    def refuse(self, message: Refused) -> None:
+        self._refused[message.id] = (self._now + self._ttl_ms, message)
+        for name in list(self._refused)[:-REFUSED]:
+            del self._refused[name]
+
+    @atomic
+    def refused(self) -> Sequence[Refused]:
+        for name, (until_ms, _) in list(self._refused.items()):
+            if until_ms <= self._now:
+                del self._refused[name]
+        return [message for _, message in reversed(self._refused.values())]
+
+    @atomic
+    def drop_refused(self, refused_id: str) -> bool:
+        return self._refused.pop(refused_id, None) is not None
 
     @atomic
     def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:

@@ -95,6 +95,9 @@ class Recovery(Conversations):
         }
         return sum(processes for _, processes in self._workers.values())
 
+    def eviction_policy(self) -> str | None:
+        return None
+
 
 def _late(times: Mapping[str, int], until_ms: int, limit: int) -> list[Due]:
     late = ((at, member.encode()) for member, at in times.items() if at <= until_ms)

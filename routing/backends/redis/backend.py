@@ -41,7 +41,7 @@ class RedisBackend(Deliveries, Recovery, DeadLetters, Joins, Threads, Reading):
                 for member in members:
                     self._run("forget", member.decode().partition(":")[2], member, 1)
             self._redis.unlink(*(self._shard_key(shard, part) for part in ("due", "dead", "sent")))
-        self._redis.unlink(self._workers_key, self._shard_key(0, "format"))
+        self._redis.unlink(self._workers_key, self._refused_key, self._shard_key(0, "format"))
 
     def close(self) -> None:
         self._line.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from threadloom.routing.backends import codec
 from threadloom.routing.backends.redis.commits import publications
 from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
 from threadloom.routing.backends.redis.layout import Field
+from threadloom.routing.backends.redis.script_line import Call
+from threadloom.routing.gate import Refused
 from threadloom.routing.records import DeadLetter, Publication
 
 #: what is read of each, in the order in which `_dead_letter` takes it
@@ -43,6 +46,24 @@ class DeadLetters(RegistryConnection):
     @at_the_edge
     def drop(self, conversation_id: str, delivery_id: str) -> bool:
         return bool(self._run("drop", conversation_id, delivery_id))
+
+    @at_the_edge
+    def refuse(self, message: Refused) -> None:
+        args: list[str | bytes | int] = [codec.dump(message), self._ttl_ms]
+        self._line.run(Call("refuse", [self._refused_key], args))
+
+    @at_the_edge
+    def refused(self) -> Sequence[Refused]:
+        rows = cast("list[bytes]", self._redis.lrange(self._refused_key, 0, -1))
+        return [codec.read_refused(row) for row in rows]
+
+    @at_the_edge
+    def drop_refused(self, refused_id: str) -> bool:
+        return bool(self._line.run(Call("drop_refused", [self._refused_key], [refused_id]))[0])
+
+    @property
+    def _refused_key(self) -> str:
+        return self._shard_key(0, "refused")
 
     @at_the_edge
     def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:

@@ -21,7 +21,7 @@ from threadloom.routing.states import (
     ReleaseState,
     SkipReason,
 )
-from threadloom.routing.store import DEAD_LETTERS, MARGIN_MS
+from threadloom.routing.store import DEAD_LETTERS, MARGIN_MS, REFUSED
 
 SHARDS = 16
 
@@ -164,6 +164,7 @@ def lua_constants() -> dict[str, str]:
         "OWN_KEYS": OWN_KEYS,
         "RETENTION_MARGIN_MS": MARGIN_MS,
         "MOST_DEAD_LETTERS": DEAD_LETTERS,
+        "MOST_REFUSED": REFUSED,
     }
     return names | {name: str(value) for name, value in limits.items()}
 

@@ -12,6 +12,9 @@ from threadloom.routing.backends.redis.layout import SHARDS
 from threadloom.routing.backends.redis.script_line import Call
 from threadloom.routing.records import Due, Publication
 
+#: the policy of a Redis that refuses writes when it is full
+_KEEPS_ALL = "noeviction"
+
 
 class Recovery(RegistryConnection):
     """The part of `SharedBackend` that finds what is late, lost or over."""
@@ -74,6 +77,12 @@ class Recovery(RegistryConnection):
     @at_the_edge
     def processes(self) -> int:
         return int(self._line.run(Call("workers", [self._workers_key], ["", "", ""]))[0])
+
+    @at_the_edge
+    def eviction_policy(self) -> str | None:
+        memory = self._redis.info("memory")
+        policy = str(memory.get("maxmemory_policy", _KEEPS_ALL))
+        return policy if memory.get("maxmemory") and policy != _KEEPS_ALL else None
 
     @property
     def _workers_key(self) -> str:
