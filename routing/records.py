@@ -431,5 +431,16 @@ class Due(Struct, frozen=True, gc=False):
     member: str
 
 
+class Expired(Struct, frozen=True, gc=False):
+    """What one look at the retention has done."""
+
+    #: conversations that are gone
+    gone: int = 0
+    #: those that owed an answer for too long, and were ended
+    too_old: tuple[str, ...] = ()
+    #: whether there may be more to do at once
+    more: bool = False
+
+
 Beginning = Begun | Release | Skip
 CommitResult = Committed | Fenced | Replan
