@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord, group, signature
+from celery import Celery, chain, chord, group, signature, states
 from celery.canvas import Signature
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, NotRegistered
 
 from tests.desk import Story, close_app, plain_app, settled
 from tests.elsewhere import Elsewhere
@@ -307,3 +307,30 @@ def test_no_value_is_a_value(canvas: Canvas, label: str) -> None:
     steps = chain(canvas.listener("mute", {"number": 1}), canvas.store(label))
     assert steps.apply_async().get(timeout=WAIT_S) == f"stored {label}"
     assert canvas.once("store", label)["got"] is None
+
+
+#: what nobody serves
+NOBODY = "nobody.of.this.name"
+
+
+def test_an_unknown_listener_is_told_to_the_whole_canvas(canvas: Canvas, label: str) -> None:
+    """Its sender gets the error as a result; `link_error` is called once, and a chain ends."""
+    alone = canvas.listener(NOBODY, {"a": 1})
+    alone.link_error(canvas.on_error(label))
+    result = alone.apply_async()
+    with pytest.raises(NotRegistered):
+        result.get(timeout=WAIT_S)
+    steps = chain(canvas.listener(NOBODY, {"a": 1}), canvas.store(label)).apply_async()
+    eventually(lambda: steps.state == states.FAILURE, what="the end of the chain")
+    assert canvas.once("on_error", label)["failed"] == result.id
+    canvas.never("store", label)
+
+
+def test_an_unknown_listener_fails_its_chord(canvas: Canvas, label: str) -> None:
+    """The chord's body is not waited for in vain: the other member has answered."""
+    name, payload, _reply = AT_ONCE
+    header = [canvas.listener(name, payload), canvas.listener(NOBODY, payload)]
+    result = chord(header, canvas.store(label)).apply_async()
+    eventually(lambda: result.state == states.FAILURE, what="the failure of the chord's body")
+    assert isinstance(result.result, ChordError | NotRegistered)
+    canvas.never("store", label)
