@@ -45,7 +45,7 @@ class Watch:
         for entry in self._backend.log(self._conversation, limit=_FIRST_ENTRIES):
             delivery = entry.detail.get("delivery")
             if delivery is not None and delivery.scope:
-                return str(delivery.scope[0].join)
+                return str(delivery.scope[0].join_id)
         return None
 
 
