@@ -310,7 +310,7 @@ def archive(
 
 def pass_gate(name: str) -> None:
     """Wait until a test opens the gate for one to pass (`RPUSH gate:<name>`)."""
-    with redis.Redis.from_url(os.environ["THREADLOOM_REDIS_URL"]) as client:
+    with redis.Redis.from_url(os.environ["THREADLOOM_REDIS_URL"], socket_timeout=None) as client:
         if client.blpop([f"gate:{name}"], timeout=_GATE_S) is None:
             raise TimeoutError(f"nobody opened gate {name}")
 
