@@ -74,6 +74,7 @@ def plan(
     `over_limit` and `label_taken` are what a backend answered to the plan before this one.
     """
     draft = Draft(frame, organism, new_id)
+    draft.sized = not all(isinstance(action, Fault) for action in actions)  # an error always passes
     planning = _Planning(draft, over_limit=over_limit, label_taken=label_taken)
     for action in actions:
         planning.add(action)

@@ -80,25 +80,31 @@ class StoredItems:
 class StoredResults:
     """The joins and the stored lists of one conversation, in the registry."""
 
-    def __init__(self, backend: JoinStore, conversation_id: str) -> None:
+    def __init__(self, backend: JoinStore, conversation_id: str, *, max_bytes: int = 0) -> None:
+        """`max_bytes`: what the conversation may hold once a list is stored; 0: anything."""
         self._backend = backend
         self._conversation = conversation_id
+        self._max_bytes = max_bytes
 
     def put(self, items: Iterable[Any]) -> StoredItems:
         """Store a list, a page at a time: `items` may be a generator of any length.
 
         Each item is a payload object or `XML`. Raises InvalidPayloadError for one that is none, or
-        breaks its own contract. A list that nobody refers to goes with its conversation.
+        breaks its own contract, and ConversationTooLargeError when the conversation would hold too
+        much. A list that nobody refers to goes with its conversation.
         """
         name, total, size, page = str(uuid.uuid4()), 0, 0, []
         for item in items:
             page.append(canonical(content_of(item).element))
             size += len(page[-1])
             if size > _PAGE_BYTES or len(page) == _LARGEST_PAGE:
-                self._backend.put_items(self._conversation, name, total, page)
+                self._put(name, total, page)
                 total, size, page = total + len(page), 0, []
-        self._backend.put_items(self._conversation, name, total, page)
+        self._put(name, total, page)
         return StoredItems(name, total + len(page))
+
+    def _put(self, name: str, start: int, page: Sequence[bytes]) -> None:
+        self._backend.put_items(self._conversation, name, start, page, max_bytes=self._max_bytes)
 
     def stored_items(self, name: str, start: int, stop: int) -> list[etree._Element]:
         """The items `start` to `stop - 1` of a list.

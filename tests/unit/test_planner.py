@@ -285,6 +285,14 @@ def test_the_depth_limit_refuses_the_call_and_not_the_self_call() -> None:
     assert [d.to for d in decide(at("ann", "bob", "ann"), call("bob")).deliveries] == ["bob"]
 
 
+def test_only_an_error_may_pass_the_limit_of_bytes() -> None:
+    """Calls and replies are checked; the error that is told instead of them always fits."""
+    frame = at("ann", "bob")
+    limit = Organism("o", {}).max_conversation_bytes
+    assert decide(frame, call("eve")).max_bytes == limit
+    assert decide(frame, Fault(bytes_fault(), "too much")).max_bytes == 0
+
+
 @pytest.mark.parametrize("over_limit", [False, True])
 def test_past_the_delivery_limit_the_error_goes_up_once(over_limit: bool) -> None:
     """Two calls are refused by one error, whether the limit was known before or the registry
