@@ -213,7 +213,7 @@ class RecoveryStore(Protocol):
         Nothing of them is left, in no list either; a large one goes in pieces, one in each call.
         What owes an answer is not removed: it has not ended, its injector was not told, or a part
         of it is still under way. Once it has grown too old it is killed with `TOO_OLD`, and
-        has as long again for that to be told.
+        has as long again, and at least the retention, for that to be told.
         """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from celery.result import AsyncResult
@@ -50,6 +49,6 @@ def test_a_conversation_that_waits_for_too_long_ends_with_an_error(bounded: Depl
     story = Story(bounded.backend, id="waits-for-ever")
     frame = story.start()
     story.commit(frame, waits=(story.wait(frame),))
-    with pytest.raises(ConversationError, match="limit: .*max_age"):
+    with pytest.raises(ConversationError, match=r"limit: .*max_age"):
         AsyncResult(story.id, app=bounded.app).get(timeout=WAIT_S)
     assert bounded.ended(story.id).status == "killed"

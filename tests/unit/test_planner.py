@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from threadloom.routing import XML, HandlerResponse, payload
 from threadloom.routing.actions import Action, Fault, read_return
 from threadloom.routing.envelope import parse_envelope
-from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.routing.faults import bytes_fault, handler_fault, timeout_fault
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
