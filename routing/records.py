@@ -96,6 +96,8 @@ class Delivery(
     answer_within_ms: int = 0
     #: seconds its handler may take, if any worker may run it without it being queued; 0: none may
     local_s: float = 0.0
+    #: an answer to a call of this listener, so that its class need not be one that it takes
+    is_reply: bool = False
 
 
 class Join(

@@ -20,7 +20,11 @@ from typing import Any
 from lxml import etree
 
 from threadloom.routing.envelope import CORE_NAMESPACE
-from threadloom.routing.errors import InvalidEnvelopeError, UnknownResultsError
+from threadloom.routing.errors import (
+    InvalidEnvelopeError,
+    InvalidPayloadError,
+    UnknownResultsError,
+)
 from threadloom.routing.faults import fault_text
 from threadloom.routing.outgoing import content_of
 from threadloom.routing.payloads import XML, canonical, local_name, new_element, parse_canonical
@@ -80,22 +84,36 @@ class StoredItems:
 class StoredResults:
     """The joins and the stored lists of one conversation, in the registry."""
 
-    def __init__(self, backend: JoinStore, conversation_id: str, *, max_bytes: int = 0) -> None:
-        """`max_bytes`: what the conversation may hold once a list is stored; 0: anything."""
+    def __init__(
+        self,
+        backend: JoinStore,
+        conversation_id: str,
+        *,
+        max_items: int = 0,
+        max_item_bytes: int = 0,
+        max_bytes: int = 0,
+    ) -> None:
+        """`max_items` and `max_item_bytes` bound what `put` stores, and `max_bytes` what the
+        conversation then holds; 0: they do not.
+        """
         self._backend = backend
         self._conversation = conversation_id
+        self._max_items = max_items
+        self._max_item_bytes = max_item_bytes
         self._max_bytes = max_bytes
 
     def put(self, items: Iterable[Any]) -> StoredItems:
         """Store a list, a page at a time: `items` may be a generator of any length.
 
         Each item is a payload object or `XML`. Raises InvalidPayloadError for one that is none, or
-        breaks its own contract, and ConversationTooLargeError when the conversation would hold too
-        much. A list that nobody refers to goes with its conversation.
+        breaks its own contract, is too large, or is one more than could ever be delivered, and
+        ConversationTooLargeError when the conversation would hold too much. A list that nobody
+        refers to goes with its conversation.
         """
-        name, total, size, page = str(uuid.uuid4()), 0, 0, []
+        page: list[bytes] = []
+        name, total, size = str(uuid.uuid4()), 0, 0
         for item in items:
-            page.append(canonical(content_of(item).element))
+            page.append(self._item(item, total + len(page)))
             size += len(page[-1])
             if size > _PAGE_BYTES or len(page) == _LARGEST_PAGE:
                 self._put(name, total, page)
@@ -106,6 +124,17 @@ class StoredResults:
     def _put(self, name: str, start: int, page: Sequence[bytes]) -> None:
         self._backend.put_items(self._conversation, name, start, page, max_bytes=self._max_bytes)
 
+    def _item(self, item: Any, index: int) -> bytes:
+        data = canonical(content_of(item).element)
+        fault = ""
+        if 0 < self._max_items <= index:
+            fault = f"there are more of them than max_deliveries {self._max_items}"
+        elif 0 < self._max_item_bytes < len(data):
+            fault = f"{len(data)} bytes, more than max_payload_bytes {self._max_item_bytes}"
+        if fault:
+            raise InvalidPayloadError(f"item {index}", [fault])
+        return data
+
     def stored_items(self, name: str, start: int, stop: int) -> list[etree._Element]:
         """The items `start` to `stop - 1` of a list.
 
@@ -115,6 +144,12 @@ class StoredResults:
         if len(found) != stop - start:
             raise UnknownResultsError(name)
         return [parse_canonical(item) for item in found]
+
+    def holds(self, items: StoredItems) -> bool:
+        """Whether a list is as long as a message says, which anybody may have written."""
+        last = max(0, items.total - 1)
+        found = self._backend.items(self._conversation, items.name, last, items.total + 1)
+        return len(found) == min(1, items.total)
 
     def join(self, join_id: str) -> JoinState | None:
         """One join with its counts; None if this conversation has none of that id."""
