@@ -117,7 +117,7 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
         **given.get("broker_transport_options", {}),
     }
     own_queue = {"task_default_queue": config.organism.queue or config.organism.name}
-    # Seconds. A result is kept as long as the conversation that it is the end of.
+    # Seconds. A result is kept as long as the conversation it ends.
     results = {"result_expires": config.organism.backend.redis_ttl}
     settings = {**DEFAULTS, **results, **own_queue, **broker, **urls, **given, **FIXED}
     return {**settings, "broker_transport_options": options}

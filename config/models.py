@@ -115,6 +115,8 @@ class OrganismSection(_Section):
     max_deliveries: Count = 10_000
     #: most bytes of one payload's XML
     max_payload_bytes: Count = 1_048_576
+    #: most bytes that one conversation holds in the registry, about: messages, answers, lists
+    max_conversation_bytes: Count = 64 * 1_048_576
     #: most seconds that a conversation may owe an answer:
     #: what runs or waits then ends with an error
     max_age: Count = 30 * 86_400

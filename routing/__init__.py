@@ -7,6 +7,7 @@ from threadloom.routing.context import ContextBuffer, ContextSlot
 from threadloom.routing.envelope import build_envelope, parse_envelope
 from threadloom.routing.errors import (
     ConversationError,
+    ConversationTooLargeError,
     InvalidEnvelopeError,
     InvalidPayloadError,
     PayloadDefinitionError,
@@ -34,6 +35,7 @@ __all__ = [
     "ContextBuffer",
     "ContextSlot",
     "ConversationError",
+    "ConversationTooLargeError",
     "Handler",
     "HandlerMetadata",
     "HandlerResponse",

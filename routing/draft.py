@@ -52,6 +52,8 @@ class Draft:
     #: whether anything was called, so that the registry has to check the delivery limit
     calls: bool = False
     dead_letter: bool = False
+    #: whether the registry has to check the bytes that the conversation holds
+    sized: bool = True
 
     @property
     def own_name(self) -> str:
@@ -78,6 +80,7 @@ class Draft:
             ending=self.ending,
             silent_branch=silent,
             max_deliveries=self.organism.max_deliveries if self.calls else 0,
+            max_bytes=self.organism.max_conversation_bytes if self.sized else 0,
             note="\n".join(self.notes)[:_NOTE_LIMIT],
             dead_letter=self.dead_letter,
         )

@@ -79,6 +79,20 @@ class UnknownConversationError(PermanentError):
         return f"no conversation {self.conversation_id}"
 
 
+class ConversationTooLargeError(PermanentError):
+    """A conversation would hold more bytes than the organism's `max_conversation_bytes`."""
+
+    def __init__(self, conversation_id: str, max_bytes: int) -> None:
+        super().__init__(conversation_id, max_bytes)
+        self.conversation_id, self.max_bytes = conversation_id, max_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"conversation {self.conversation_id} would hold more than max_conversation_bytes "
+            f"{self.max_bytes}: pass on less in it, or raise that key of the organism section"
+        )
+
+
 class UnknownResultsError(PermanentError):
     """A reference to a buffer's results that this conversation does not hold."""
 

@@ -101,6 +101,12 @@ def limit_fault() -> SystemError:
     return SystemError("limit", "A limit of this conversation was reached.", retry_allowed=False)
 
 
+def bytes_fault() -> SystemError:
+    """The conversation would hold more bytes than it may."""
+    text = "The conversation would hold more bytes than it may (max_conversation_bytes)."
+    return SystemError("limit", text, retry_allowed=False)
+
+
 def killed_fault() -> SystemError:
     """Somebody ended the conversation."""
     return SystemError("killed", "The conversation was ended.", retry_allowed=False)

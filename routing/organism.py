@@ -75,6 +75,7 @@ class Organism:
     max_depth: int = 50
     max_deliveries: int = 10_000
     max_payload_bytes: int = 1_048_576
+    max_conversation_bytes: int = 64 * 1_048_576
     depth_first: bool = False
     #: ms for which a run goes on with what follows from it, without queueing it; 0: never
     local_slice_ms: int = 50
@@ -157,6 +158,7 @@ def build_organism(
         max_depth=section.max_depth,
         max_deliveries=section.max_deliveries,
         max_payload_bytes=section.max_payload_bytes,
+        max_conversation_bytes=section.max_conversation_bytes,
         depth_first=section.thread_scheduling == "depth-first",
         local_slice_ms=section.local_slice_ms,
         space=config.importer.space,

@@ -78,6 +78,7 @@ def plan(
     if calls and organism.max_deliveries:
         over_limit |= frame.deliveries + calls > organism.max_deliveries
     draft = Draft(frame, organism, new_id)
+    draft.sized = not all(isinstance(action, Fault) for action in actions)  # an error always passes
     planning = _Planning(draft, over_limit=over_limit, label_taken=label_taken)
     for action in actions:
         planning.add(action)

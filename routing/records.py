@@ -27,6 +27,8 @@ class Branch(NamedTuple):
     index: int  # type: ignore[assignment]  # nobody looks for a position in a branch
 
 
+#: what a row of a registry counts for, beside an envelope or a payload
+_ROW_BYTES = 256
 #: the branches a delivery lives in, outermost first; empty: in none
 Scope = tuple[Branch, ...]
 
@@ -136,6 +138,11 @@ class Join(
     label: str = ""
     #: what the body needs to know to answer; opaque to the registry
     memo: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes its row has, about."""
+        return _ROW_BYTES * (1 + len(self.delivery_ids)) + sum(map(len, self.targets))
 
     @property
     def is_chained(self) -> bool:
@@ -252,10 +259,27 @@ class Transition(Struct, frozen=True, gc=False):
     silent_branch: bytes = b""
     #: refuse the commit past so many deliveries; 0: it may pass (replies always may)
     max_deliveries: int = 0
+    #: refuse the commit if the conversation would then hold more bytes; 0: it may pass
+    max_bytes: int = 0
     #: for the conversation's log, e.g. what a fault hides from its caller
     note: str = ""
     #: keep the delivery among the dead letters, with the note as its reason
     dead_letter: bool = False
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes this adds to its conversation, the same in every backend, about."""
+        later = [r.then_delivery for r in self.results if r.then_delivery is not None]
+        deliveries = (*self.deliveries, *later)
+        rows = len(deliveries) + len(self.waits) + len(self.threads)
+        return (
+            _ROW_BYTES * rows
+            + sum(len(delivery.envelope) for delivery in deliveries)
+            + sum(len(result.payload) for result in self.results)
+            + sum(4 * len(wait.prompt) for wait in self.waits)
+            + sum(join.stored_bytes for join in self.joins)
+            + len(self.note)
+        )
 
 
 class Turn(Struct, frozen=True, gc=False):
@@ -361,6 +385,8 @@ class Replan(Struct, frozen=True, gc=False):
     over_limit: bool = False
     #: a label of a join that is still open was used again
     label_taken: bool = False
+    #: `max_bytes` would be passed
+    too_large: bool = False
 
 
 # --- what can be read -----------------------------------------------------------------------

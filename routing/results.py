@@ -91,19 +91,24 @@ class StoredResults:
         *,
         max_items: int = 0,
         max_item_bytes: int = 0,
+        max_bytes: int = 0,
     ) -> None:
-        """`max_items` and `max_item_bytes` bound what `put` stores; 0: they do not."""
+        """`max_items` and `max_item_bytes` bound what `put` stores, and `max_bytes` what the
+        conversation then holds; 0: they do not.
+        """
         self._backend = backend
         self._conversation = conversation_id
         self._max_items = max_items
         self._max_item_bytes = max_item_bytes
+        self._max_bytes = max_bytes
 
     def put(self, items: Iterable[Any]) -> StoredItems:
         """Store a list, a page at a time: `items` may be a generator of any length.
 
         Each item is a payload object or `XML`. Raises InvalidPayloadError for one that is none, or
-        breaks its own contract, is too large, or is one more than could ever be delivered. A list
-        that nobody refers to goes with its conversation.
+        breaks its own contract, is too large, or is one more than could ever be delivered, and
+        ConversationTooLargeError when the conversation would hold too much. A list that nobody
+        refers to goes with its conversation.
         """
         page: list[bytes] = []
         name, total, size = str(uuid.uuid4()), 0, 0
@@ -111,10 +116,13 @@ class StoredResults:
             page.append(self._item(item, total + len(page)))
             size += len(page[-1])
             if size > _PAGE_BYTES or len(page) == _LARGEST_PAGE:
-                self._backend.put_items(self._conversation, name, total, page)
+                self._put(name, total, page)
                 total, size, page = total + len(page), 0, []
-        self._backend.put_items(self._conversation, name, total, page)
+        self._put(name, total, page)
         return StoredItems(name, total + len(page))
+
+    def _put(self, name: str, start: int, page: Sequence[bytes]) -> None:
+        self._backend.put_items(self._conversation, name, start, page, max_bytes=self._max_bytes)
 
     def _item(self, item: Any, index: int) -> bytes:
         data = canonical(content_of(item).element)

@@ -113,8 +113,9 @@ class DeliveryStore(Protocol):
         `Committed.begun`.
 
         Fenced when the token is not the newest. Replan when a proposed child thread exists
-        already under another id, when `max_deliveries` would be passed, or when a join's label
-        is in use. Committed(adopted=True) when it was settled before: repeating is safe, and
+        already under another id, when `max_deliveries` or `max_bytes` would be passed, or when
+        a join's label is in use. Committed(adopted=True) when it was settled before: repeating is
+        safe, and
         what the first commit created and nobody has published is handed out again, and so is
         what it took. The last
         delivery of a branch to settle without an answer fails the branch with
@@ -215,7 +216,7 @@ class RecoveryStore(Protocol):
         Nothing of them is left, in no list either; a large one goes in pieces, one in each call.
         What owes an answer is not removed: it has not ended, its injector was not told, or a part
         of it is still under way. Once it has grown too old it is killed with `TOO_OLD`, and
-        has as long again for that to be told.
+        has as long again, and at least the retention, for that to be told.
         """
 
 
@@ -276,11 +277,18 @@ class JoinStore(Protocol):
         """The answers of indexes `start` to `stop - 1` that are there, in index order."""
 
     def put_items(
-        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+        self,
+        conversation_id: str,
+        name: str,
+        start: int,
+        items: Sequence[bytes],
+        *,
+        max_bytes: int = 0,
     ) -> None:
         """Store items from index `start` of a list; the same ones again change nothing.
 
-        Raises UnknownConversationError.
+        Raises UnknownConversationError, and ConversationTooLargeError if the conversation would
+        then hold more than `max_bytes`; 0: it may.
         """
 
     def items(self, conversation_id: str, name: str, start: int, stop: int) -> Sequence[bytes]:

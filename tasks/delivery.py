@@ -30,7 +30,7 @@ from threadloom.routing import (
     receive,
 )
 from threadloom.routing.actions import Actions, Fault, Retry
-from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.routing.faults import bytes_fault, handler_fault, timeout_fault
 from threadloom.routing.records import (
     Beginning,
     Begun,
@@ -284,17 +284,21 @@ class Deliverer:
             usage_instructions=listener.usage,
             message_id=delivery.id,
             context=ContextBuffer(self._runtime.backend, frame.conversation_id).up_to(delivery),
-            stored=StoredResults(
-                self._runtime.backend,
-                frame.conversation_id,
-                max_items=self._runtime.organism.max_deliveries,
-                max_item_bytes=self._runtime.organism.max_payload_bytes,
-            ),
+            stored=self._stored(frame),
         )
 
     def _system_call(self, frame: Frame) -> SystemCall:
-        stored = StoredResults(self._runtime.backend, frame.conversation_id)
-        return SystemCall(frame, self._runtime.organism, stored, self._runtime.lanes)
+        return SystemCall(frame, self._runtime.organism, self._stored(frame), self._runtime.lanes)
+
+    def _stored(self, frame: Frame) -> StoredResults:
+        organism = self._runtime.organism
+        return StoredResults(
+            self._runtime.backend,
+            frame.conversation_id,
+            max_items=organism.max_deliveries,
+            max_item_bytes=organism.max_payload_bytes,
+            max_bytes=organism.max_conversation_bytes,
+        )
 
     # --- commit ------------------------------------------------------------------------
 
@@ -337,6 +341,11 @@ class Deliverer:
             assert isinstance(result, Replan)
             over_limit |= result.over_limit
             label_taken |= result.label_taken
+            if result.too_large:
+                note = (
+                    f"more than max_conversation_bytes {transition.max_bytes} in one conversation"
+                )
+                actions = (Fault(bytes_fault(), note, dead_letter=True),)
             frame = replace(
                 frame,
                 deliveries=result.deliveries,

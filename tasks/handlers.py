@@ -20,9 +20,9 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
 from threadloom.config import TransientError, public
-from threadloom.routing import HandlerResponse, Listener, RetryLater
+from threadloom.routing import ConversationTooLargeError, HandlerResponse, Listener, RetryLater
 from threadloom.routing.actions import Actions, Fault, Retry, read_return
-from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.routing.faults import bytes_fault, handler_fault, timeout_fault
 from threadloom.tasks.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,9 @@ def run_handler(
             "handler.retry listener=%s message_id=%s reason=%s", listener.name, message_id, reason
         )
         return Retry(reason, exc.after_s if isinstance(exc, RetryLater) else None)
+    except ConversationTooLargeError as exc:
+        logger.error("handler.too_large listener=%s message_id=%s", listener.name, message_id)
+        return (Fault(bytes_fault(), str(exc), dead_letter=True),)
     except BaseException as exc:
         if not _is_timeout(exc):
             return crash(exc, listener.name, message_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.errors import UnknownConversationError
+from threadloom.routing.errors import ConversationTooLargeError, UnknownConversationError
 from threadloom.routing.records import (
     Begun,
     Committed,
@@ -462,3 +463,45 @@ def test_a_delivery_on_a_forgotten_thread_is_logged_and_not_run(story: Story) ->
     assert story.try_begin("d1") == Skip("cancelled")
     assert story.events("late") == ["d1"]
     assert story.row.status is ConversationStatus.COMPLETED
+
+
+# --- bytes ----------------------------------------------------------------------------------
+
+
+def test_a_conversation_holds_no_more_than_it_may(story: Story) -> None:
+    """A commit that would pass the limit changes nothing; an error, which has none, still can."""
+    frame = story.start()
+    large = replace(story.delivery(frame), envelope=b"x" * 10_000)
+    first = story.commit(frame, deliveries=(large,), max_bytes=20_000)
+    assert ids(first.publications) == [large.id]
+    frame = story.begin(large.id)
+    more = story.transition(frame, deliveries=(replace(large, id="more"),), max_bytes=20_000)
+    assert story.backend.commit(more) == Replan(2, too_large=True)
+    assert story.backend.context(story.id, large.thread_id, limit=9)[-1][1].id == large.id
+    assert story.commit(frame, ending=DONE).release == DONE
+
+
+def test_a_stored_list_counts_once_and_is_refused_whole(story: Story) -> None:
+    """Stored again after a lost answer it is no larger; what does not fit is not there."""
+    frame = story.start()
+    put = partial(story.backend.put_items, story.id, max_bytes=10_000)
+    for _ in range(3):
+        put("list", 0, [b"x" * 1_000] * 3)
+    put("list", 3, [b"x" * 1_000] * 3)
+    with pytest.raises(ConversationTooLargeError, match="max_conversation_bytes 10000"):
+        put("list", 6, [b"x" * 1_000] * 5)
+    assert len(story.backend.items(story.id, "list", 0, 99)) == 6
+    call = story.transition(frame, deliveries=(story.delivery(frame),), max_bytes=6_100)
+    assert story.backend.commit(call) == Replan(1, too_large=True)
+
+
+def test_input_counts_too(story: Story) -> None:
+    """It is never refused, but what comes after it may be."""
+    frame = story.start()
+    wait = story.wait(frame)
+    story.commit(frame, waits=(wait,))
+    given = replace(story.input_for(wait), envelope=b"x" * 10_000)
+    story.backend.answer(story.id, wait.id, given)
+    frame = story.begin(wait.id)
+    call = story.transition(frame, deliveries=(story.delivery(frame),), max_bytes=10_000)
+    assert story.backend.commit(call) == Replan(2, too_large=True)

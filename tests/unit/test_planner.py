@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from threadloom.routing import XML, HandlerResponse, payload
 from threadloom.routing.actions import Action, Fault, read_return
 from threadloom.routing.envelope import parse_envelope
-from threadloom.routing.faults import handler_fault, timeout_fault
+from threadloom.routing.faults import bytes_fault, handler_fault, timeout_fault
 from threadloom.routing.organism import Listener, Organism
 from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
@@ -292,6 +292,14 @@ def test_the_depth_limit_refuses_the_call_and_not_the_self_call() -> None:
     assert code(delivery) == "limit"
     assert [d.to for d in decide(deep, call("bob")).deliveries] == ["bob"]
     assert [d.to for d in decide(at("ann", "bob", "ann"), call("bob")).deliveries] == ["bob"]
+
+
+def test_only_an_error_may_pass_the_limit_of_bytes() -> None:
+    """Calls and replies are checked; the error that is told instead of them always fits."""
+    frame = at("ann", "bob")
+    limit = Organism("o", {}).max_conversation_bytes
+    assert decide(frame, call("eve")).max_bytes == limit
+    assert decide(frame, Fault(bytes_fault(), "too much")).max_bytes == 0
 
 
 @pytest.mark.parametrize("over_limit", [False, True])

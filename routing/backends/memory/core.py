@@ -29,6 +29,8 @@ class ConversationCore:
         self.created_ms = self.updated_ms = 0
         #: when its retention is over; while it owes an answer: when it has grown too old
         self.over_ms = 0
+        #: what it holds, about
+        self.bytes = 0
         #: whether it has grown too old
         self.aged = False
         #: parked, due, handing or done

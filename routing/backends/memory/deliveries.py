@@ -212,6 +212,7 @@ class Deliveries(Conversations):
         stored.row = delivery
         state.waiting -= 1
         state.count += 1
+        state.bytes += len(delivery.envelope)
         state.remember(delivery)
         state.make_ready(stored, 0, "")
         state.touch(self._ttl_ms)

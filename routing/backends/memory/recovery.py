@@ -92,7 +92,7 @@ class Recovery(Conversations):
 
     def _ended_for_its_age(self, state: ConversationState) -> bool:
         state.now, state.publish = self._now, []
-        state.aged, state.over_ms = True, self._now + self._max_age_ms
+        state.aged, state.over_ms = True, self._now + max(self._max_age_ms, self._ttl_ms)
         return self._kill(state, TOO_OLD) is not None
 
     @atomic

@@ -42,12 +42,15 @@ def replan(state: ConversationState, transition: Transition) -> Replan | None:
     count = state.count + len(transition.deliveries) + later
     if 0 < transition.max_deliveries < count:
         return Replan(state.count, over_limit=True)
+    if 0 < transition.max_bytes < state.bytes + transition.stored_bytes:
+        return Replan(state.count, too_large=True)
     return None
 
 
 def apply(state: ConversationState, transition: Transition) -> None:
     """Create and count everything a transition brings."""
     stored = state.deliveries[transition.delivery_id]
+    state.bytes += transition.stored_bytes
     for thread in transition.threads:
         state.threads[thread.id] = thread
     for parent, name, child in transition.children:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from threadloom.routing.backends.memory.conversations import Conversations, atomic
-from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.errors import (
+    ConversationTooLargeError,
+    UnknownConversationError,
+    UnknownThreadError,
+)
 from threadloom.routing.records import JoinState, StoredResult, Thread
 from threadloom.routing.store import ROOTS
 
@@ -31,14 +35,25 @@ class Joins(Conversations):
 
     @atomic
     def put_items(
-        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+        self,
+        conversation_id: str,
+        name: str,
+        start: int,
+        items: Sequence[bytes],
+        *,
+        max_bytes: int = 0,
     ) -> None:
         if not items:
             return
         state = self._opened(conversation_id)
         if state is None:
             raise UnknownConversationError(conversation_id)
-        state.items.setdefault(name, {}).update(enumerate(items, start))
+        if 0 < max_bytes < state.bytes + sum(map(len, items)):
+            raise ConversationTooLargeError(conversation_id, max_bytes)
+        known = state.items.setdefault(name, {})
+        new = {index: item for index, item in enumerate(items, start) if index not in known}
+        state.bytes += sum(map(len, new.values()))
+        known |= new
         state.touch(self._ttl_ms)
 
     @atomic

@@ -27,7 +27,7 @@ from threadloom.routing.states import Abandonment
 #: the position in ARGV of the first delivery's row: behind conversation, grace and header
 _FIRST_ROW = 4
 #: what a commit says even if it is nothing
-_ALWAYS = ("delivery", "attempt", "created")
+_ALWAYS = ("delivery", "attempt", "created", "bytes")
 
 
 def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
@@ -43,6 +43,8 @@ def commit_args(transition: Transition, turn: Turn | None) -> list[str | bytes]:
         "delivery": transition.delivery_id,
         "attempt": transition.attempt,
         "max_deliveries": transition.max_deliveries,
+        "bytes": transition.stored_bytes,
+        "max_bytes": transition.max_bytes,
         "created": len(created),
         "threads": [(t.id, codec.thread_row(t)) for t in transition.threads],
         "children": transition.children,
@@ -107,13 +109,14 @@ def commit_result(transition: Transition, reply: list[Any]) -> CommitResult:
                 adopted=True,
                 begun=_taken(transition, begun) if begun else None,
             )
-        case replies.ReplanReply(deliveries, children, over_limit, label_taken):
+        case replies.ReplanReply(deliveries, children, over_limit, label_taken, too_large):
             clashes = json.loads(children or "[]")
             return Replan(
                 deliveries,
                 {(parent, name): child for parent, name, child in clashes},
                 bool(over_limit),
                 bool(label_taken),
+                bool(too_large),
             )
     return Fenced()
 

@@ -121,6 +121,7 @@ class ConversationField(StrEnum):
     CREATED = "created"  #: ms
     UPDATED = "updated"  #: ms
     TOUCHED = "touched"  #: the ms at which its retention was last moved on; absent while it owes
+    BYTES = "bytes"  #: what it holds, about
     AGED = "aged"  #: set once it has grown too old
     CANVAS = "canvas"  #: Celery options under which the injector waits
     RELEASE = "release"  #: a `ReleaseState`

@@ -85,7 +85,8 @@ class Recovery(RegistryConnection):
         keys = self._keys(conversation)
         gone = f"{self._shard_key(shard_of(conversation), 'gone')}:{member.decode()}"
         args = (
-            conversation, self._publish_grace_ms, member, int(in_any_case), self._max_age_ms,
+            conversation, self._publish_grace_ms, member, int(in_any_case),
+            max(self._max_age_ms, self._ttl_ms),
             TOO_OLD.status, codec.dump(TOO_OLD.value),
         )  # fmt: skip
         return Call("forget", [*keys, f"{gone}:deliveries", f"{gone}:joins"], args)

@@ -91,6 +91,7 @@ class ReplanReply(NamedTuple):
     children: bytes | None
     over_limit: int | None
     label_taken: int | None
+    too_large: int | None
 
 
 class LateReply(NamedTuple):

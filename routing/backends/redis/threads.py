@@ -9,8 +9,15 @@ from threadloom.routing.backends import codec
 from threadloom.routing.backends.redis import replies
 from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
 from threadloom.routing.backends.redis.layout import Field
-from threadloom.routing.errors import UnknownConversationError, UnknownThreadError
+from threadloom.routing.errors import (
+    ConversationTooLargeError,
+    UnknownConversationError,
+    UnknownThreadError,
+)
 from threadloom.routing.records import JoinState, StoredResult, Thread
+
+#: what put_items.lua answers when it stores nothing
+_UNKNOWN, _TOO_LARGE = 0, 2
 
 
 class Joins(RegistryConnection):
@@ -42,10 +49,21 @@ class Joins(RegistryConnection):
 
     @at_the_edge
     def put_items(
-        self, conversation_id: str, name: str, start: int, items: Sequence[bytes]
+        self,
+        conversation_id: str,
+        name: str,
+        start: int,
+        items: Sequence[bytes],
+        *,
+        max_bytes: int = 0,
     ) -> None:
-        if items and not self._run("put_items", conversation_id, name, start, *items):
+        if not items:
+            return
+        answer = self._run("put_items", conversation_id, name, start, max_bytes, *items)
+        if answer == _UNKNOWN:
             raise UnknownConversationError(conversation_id)
+        if answer == _TOO_LARGE:
+            raise ConversationTooLargeError(conversation_id, max_bytes)
 
     @at_the_edge
     def items(self, conversation_id: str, name: str, start: int, stop: int) -> Sequence[bytes]:

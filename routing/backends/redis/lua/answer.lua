@@ -8,6 +8,7 @@ redis.call('HSET', DELIVERIES, ROW_OF .. wait_id, raw, ENVELOPE_OF .. wait_id, e
 redis.call('HINCRBY', CONVERSATION, FIELD_WAITING, -1)
 redis.call('HDEL', WAITS, wait_id)
 delivery_count = delivery_count + 1
+stored_bytes = stored_bytes + #envelope
 local row = read_row(raw)
 remember(row)
 make_ready(wait_id, 0, '', raw, row)

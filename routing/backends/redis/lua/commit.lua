@@ -1,7 +1,7 @@
 -- @include creating, dead_letters, leases, threads
 -- Settle a delivery and create all that follows, or say why not.
--- ARGV: 3 header (JSON: delivery, attempt, created, and of these what there is: max_deliveries,
---   threads, children, joins, results, waits, refills, ending, silent, note, dead_letter, and turn),
+-- ARGV: 3 header (JSON: delivery, attempt, created, bytes, and of these what there is:
+--   max_deliveries, max_bytes, threads, children, joins, results, waits, refills, ending, silent, note, dead_letter, and turn),
 --   then for each of its `created` deliveries the row and the envelope; a result's `next` is the
 --   ARGV position of the row that it creates if it counts
 local h = cjson.decode(ARGV[3])
@@ -116,7 +116,12 @@ if h.max_deliveries and delivery_count + h.created > h.max_deliveries then
   return reply_replan({deliveries = delivery_count, over_limit = 1})
 end
 
+if h.max_bytes and stored_bytes + h.bytes > h.max_bytes then
+  return reply_replan({deliveries = delivery_count, too_large = 1})
+end
+
 settle()
+stored_bytes = stored_bytes + h.bytes
 for _, thread in ipairs(h.threads or NONE) do
   redis.call('HSET', THREADS, THREAD_OF .. thread[1], thread[2])
 end

@@ -1,9 +1,9 @@
 -- @include killing, rows
 -- Remove a conversation whose retention is over, a piece at a time. One that has grown too old while
--- it owed an answer is ended instead, and gets as long again for its ending to be told.
+-- it owed an answer is ended instead, and is kept until that is told.
 -- KEYS: after all others, what is left of its deliveries and of its joins once it is gone
--- ARGV: 3 its name in the shard's lists, 4 '1': in any case, 5 the ms after which it has grown too
---   old, 6 status and 7 value of its ending then
+-- ARGV: 3 its name in the shard's lists, 4 '1': in any case, 5 the ms that are left for its ending
+--   to be told if it has grown too old, 6 status and 7 value of its ending then
 -- Answers 0: it is not over; 1: nothing is left; 2: call again for the rest; 3: it was ended.
 local GONE_DELIVERIES, GONE_JOINS = KEYS[OWN_KEYS + SHARED_KEYS + 1], KEYS[OWN_KEYS + SHARED_KEYS + 2]
 local CURSOR = 'cursor'  -- the field of what is left that says how far it was looked through

@@ -1,11 +1,12 @@
 -- @include clock, log
 -- The conversation's own row. Its counts are read once here and written once, by `touch`.
 local kept = redis.call('HMGET', CONVERSATION, FIELD_STATUS, FIELD_IN_FLIGHT, FIELD_COUNT, FIELD_TTL,
-  FIELD_MEMBER, FIELD_RELEASE, FIELD_TOUCHED, FIELD_ENTRY)
+  FIELD_MEMBER, FIELD_RELEASE, FIELD_TOUCHED, FIELD_ENTRY, FIELD_BYTES)
 local status = kept[1]  -- false: there is no such conversation
 local in_flight, delivery_count = tonumber(kept[2] or 0), tonumber(kept[3] or 0)
 local ttl_ms, name_in_lists, release = tonumber(kept[4] or 0), kept[5], kept[6]
 local touched_ms, entry_id = tonumber(kept[7] or 0), kept[8]
+local stored_bytes = tonumber(kept[9] or 0)
 
 local function is_final()
   return status == STATUS_COMPLETED or status == STATUS_ERROR or status == STATUS_KILLED
@@ -24,7 +25,7 @@ end
 -- once a second at most (sooner for a short ttl), unless a key is new.
 local function touch(new_key)
   redis.call('HSET', CONVERSATION, FIELD_UPDATED, now_ms, FIELD_IN_FLIGHT, in_flight,
-    FIELD_COUNT, delivery_count)
+    FIELD_COUNT, delivery_count, FIELD_BYTES, stored_bytes)
   if owes() then return end
   if not new_key and now_ms - touched_ms < math.min(1000, ttl_ms / 100) then return end
   redis.call('HSET', CONVERSATION, FIELD_TOUCHED, now_ms)
