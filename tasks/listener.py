@@ -32,14 +32,13 @@ from threadloom.routing import (
 from threadloom.routing.actions import Fault
 from threadloom.routing.faults import killed_fault
 from threadloom.routing.records import Beginning
-from threadloom.routing.states import ConversationStatus
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome
 from threadloom.tasks.handlers import crash
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.killing import killed_ending
 from threadloom.tasks.patience import patiently
-from threadloom.tasks.releases import hand_over, note_release, value_of
+from threadloom.tasks.releases import hand_over, note_release, value_of, was_revoked
 from threadloom.tasks.revocation import ENDED, Cause
 from threadloom.tasks.runtime import Point, Runtime, new_id
 
@@ -160,7 +159,7 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
             # The canvas is parked: the conversation continues, and later a message with this id
             # resumes the canvas.
             raise Ignore(outcome.summary)
-        if outcome.release.status is ConversationStatus.KILLED:
+        if was_revoked(outcome.release):
             hand_over(self, conversation, outcome.release, self.runtime, request=request)
             raise Ignore("killed")
         self.request.update(released=conversation)

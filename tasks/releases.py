@@ -26,6 +26,12 @@ def value_of(ending: Ending) -> Any:
     raise ConversationError(value["code"], value["message"], value["retry_allowed"]) from None
 
 
+def was_revoked(ending: Ending) -> bool:
+    """Whether somebody ended the conversation, by `kill` or Celery's `revoke`; not a limit."""
+    is_killed = ending.status is ConversationStatus.KILLED
+    return is_killed and (ending.value or {}).get("code") == "killed"
+
+
 def hand_over(
     task: Task[Any, Any],
     conversation_id: str,
@@ -37,13 +43,12 @@ def hand_over(
     """Store a conversation's result and continue its injector's canvas, as Celery does for a task.
 
     `request` is the injector's; None for a conversation that has no message of its own. A killed
-    conversation is REVOKED for Celery. If the result store does not answer, the sweep repeats the
+    or revoked conversation is REVOKED for Celery. If the result store does not answer, the sweep repeats the
     release.
     """
     request = request or Context(
         id=conversation_id, root_id=conversation_id, task=task.name, hostname=task.request.hostname
     )
-    killed = ending.status is ConversationStatus.KILLED
     try:
         try:
             task.backend.mark_as_done(conversation_id, value_of(ending), request=request)
@@ -51,7 +56,7 @@ def hand_over(
             task.backend.mark_as_failure(
                 conversation_id, exc, request=request,
                 store_result=not request.ignore_result,
-                state=states.REVOKED if killed else states.FAILURE,
+                state=states.REVOKED if was_revoked(ending) else states.FAILURE,
             )  # fmt: skip
     except Exception as exc:  # any error of a result backend that does not answer
         logger.warning("result.not_stored conversation=%s reason=%r", conversation_id, exc)
