@@ -43,8 +43,8 @@ def hand_over(
     """Store a conversation's result and continue its injector's canvas, as Celery does for a task.
 
     `request` is the injector's; None for a conversation that has no message of its own. A killed
-    or revoked conversation is REVOKED for Celery. If the result store does not answer, the sweep repeats the
-    release.
+    or revoked conversation is REVOKED for Celery. If the result store does not answer, the sweep
+    repeats the release.
     """
     request = request or Context(
         id=conversation_id, root_id=conversation_id, task=task.name, hostname=task.request.hostname
