@@ -32,7 +32,7 @@ ODD_IDS = [
 #: what the scripts may call, each of them older than Redis 6.2
 COMMANDS = {
     *("EXISTS", "GET", "SET", "PERSIST", "PEXPIRE", "RENAME", "TIME", "UNLINK", "RPUSH"),
-    *("LRANGE", "LREM"),
+    *("LPOS", "LPUSH", "LRANGE", "LREM", "LTRIM"),
     *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZSCORE"),
     *("HDEL", "HEXISTS", "HGET", "HINCRBY", "HKEYS", "HMGET", "HSCAN", "HSET", "HSETNX"),
 }
