@@ -121,7 +121,9 @@ def test_programs_read_the_same_as_json(mill: Mill, terminal: Terminal, failed: 
     assert replayed == {"replayed": failed[1:], "refused": []}
     for each in failed[1:]:
         assert value_of(mill.again(mill.app.AsyncResult(each)))["run"] == 2
-    assert terminal.json("dead-letters", "list") == {"dead_letters": [], "next_before": None}
+    assert terminal.json("dead-letters", "list") == {
+        "dead_letters": [], "next_before": None, "refused_messages": [],
+    }  # fmt: skip
     assert "no dead letters" in terminal.run("dead-letters", "drop", "--all").stdout
 
 

@@ -54,6 +54,8 @@ def shell(folder: Path, line: str, **environment: str) -> subprocess.CompletedPr
         },
         capture_output=True,
         timeout=200,
+        # A test run in the background has the signal ignored, and so would its processes.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr

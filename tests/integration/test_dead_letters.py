@@ -200,7 +200,8 @@ def test_they_are_listed_page_by_page_and_dropped(mill: Mill) -> None:
 def test_they_go_with_their_conversation(redis_client: Any) -> None:
     """No list keeps what cannot be shown or replayed any more."""
     backend = RedisBackend(redis_client, organism="mortal-mill", ttl_s=1)
-    app = tasks.create_app(ORGANISMS / "mill" / "organism.yaml", redis_url="x", backend=backend)
+    organism = ORGANISMS / "mill" / "organism.yaml"
+    app = tasks.create_app(organism, redis_url="redis://x", backend=backend)
     story = Story(backend)
     story.end(note="why", dead_letter=True)
     [letter] = tasks.dead_letters(app)
