@@ -16,6 +16,7 @@ from statistics import median
 from unittest import mock
 
 import redis
+from kombu.exceptions import OperationalError
 
 from tests.chaos.killer import SIGKILLS, WEIGHTS, Killer, sync_always
 from tests.chaos.nursery import Nursery
@@ -33,6 +34,8 @@ from threadloom.tasks import injection
 IN_FLIGHT = 24
 #: conversations that are begun in one message, now and then
 TOGETHER = 4
+#: one in so many is sent with an expiry, of up to so many seconds
+EXPIRE_ONE_IN, EXPIRES_S = 12, 4.0
 #: seconds that all of them have to end once the last strike is over
 SETTLE_S = 60.0
 _LOOK_S = 0.1
@@ -85,6 +88,8 @@ class Workload:
         self._site = site
         self._dice = dice
         self.plans: dict[str, Plan] = {}
+        #: revoked, or sent with an expiry: they may end without an answer
+        self.ended_from_outside: set[str] = set()
         self._under_way: list[str] = []
         self._stopping = threading.Event()
         self._executor = ThreadPoolExecutor(1)
@@ -95,6 +100,14 @@ class Workload:
         self._stopping.set()
         self._run_over.result()
         self._executor.shutdown()
+
+    def revoke_one(self, dice: random.Random) -> None:
+        """Revoke a conversation that is under way, by Celery's means."""
+        under_way = list(self._under_way)
+        if under_way:
+            revoked = dice.choice(under_way)
+            self.ended_from_outside.add(revoked)
+            self._site.app.control.revoke(revoked, terminate=dice.choice([False, True]))
 
     def await_end(self, timeout_s: float) -> None:
         """Return when every conversation has ended, or after `timeout_s`."""
@@ -108,10 +121,16 @@ class Workload:
             try:
                 self._look()
                 while len(self._under_way) < IN_FLIGHT and not self._stopping.is_set():
-                    count = self._dice.choice((1, 1, TOGETHER))
-                    self._begin([str(uuid.uuid4()) for _ in range(count)], chosen(self._dice))
+                    self._begin_some(chosen(self._dice))
             except (RegistryUnavailableError, redis.ConnectionError, redis.TimeoutError):
                 continue  # Redis is being restarted
+
+    def _begin_some(self, plan: Plan) -> None:
+        if not self._dice.randrange(EXPIRE_ONE_IN):
+            self._send(str(uuid.uuid4()), plan)
+            return
+        count = self._dice.choice((1, 1, TOGETHER))
+        self._begin([str(uuid.uuid4()) for _ in range(count)], plan)
 
     def _begin(self, conversations: list[str], plan: Plan) -> None:
         """Several of the same plan share one message."""
@@ -125,6 +144,22 @@ class Workload:
                 continue
             self.plans |= dict.fromkeys(conversations, plan)
             self._under_way += conversations
+            return
+
+    def _send(self, conversation_id: str, plan: Plan) -> None:
+        """As any Celery app does, and only if a worker takes it in time."""
+        self.ended_from_outside.add(conversation_id)
+        while not self._stopping.is_set():
+            try:
+                self._site.app.send_task(
+                    plan.to, [plan.json], task_id=conversation_id, queue=self._site.queue,
+                    expires=self._dice.uniform(0.1, EXPIRES_S),
+                )  # fmt: skip
+            except OperationalError:
+                time.sleep(_LOOK_S)  # it may be in or not: the same id again is the same one
+                continue
+            self.plans[conversation_id] = plan
+            self._under_way.append(conversation_id)
             return
 
     def _look(self) -> None:
@@ -150,6 +185,7 @@ def battlefield(
             redis_url=server.url(),
             registry_url=registry.url(0),
             broker_url=broker.url(0),
+            mixed=True,
         )
         try:
             sync_always(site.redis)
@@ -172,8 +208,11 @@ def chaos(
 ) -> Report:
     """Strike for so long, let everything settle, and count."""
     with battlefield(directory, nursery) as (site, server, registry, broker):
-        killer = Killer(site, server, registry, broker, random.Random(seed), weights=weights)
         workload = Workload(site, random.Random(seed + 1))
+        killer = Killer(
+            site, server, registry, broker, random.Random(seed),
+            weights=weights, revoke=workload.revoke_one,
+        )  # fmt: skip
         try:
             killer.strike_for(duration_s, every_s=every_s)
         finally:
@@ -186,7 +225,10 @@ def _report(seed: int, site: Site, killer: Killer, workload: Workload) -> Report
     found = [
         flaw
         for conversation, plan in workload.plans.items()
-        for flaw in flaws(site, conversation, plan.expected)
+        for flaw in flaws(
+            site, conversation, plan.expected,
+            was_ended=conversation in workload.ended_from_outside,
+        )
     ]
     ran = site.records(event="ran")
     [*_, (silence_s, silent)] = silences(site)

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.killer import QUEUE
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
@@ -171,7 +170,7 @@ def test_a_lost_message_is_missed_although_its_queue_is_never_empty(wires: Wires
     time.sleep(1.5 * OVERTAKEN_BY_MS / 1000)  # so much later counts as later
     backlog = [wires.begin(others) for _ in range(BACKLOG)]
     eventually(lambda: wires.republished() > before, what="the message published again")
-    assert wires.site.redis.llen(QUEUE), "the queue has not been empty"
+    assert wires.site.redis.llen(wires.site.queue), "the queue has not been empty"
     for patient in patients:
         patient.leave()
     for each in backlog:

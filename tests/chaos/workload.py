@@ -16,6 +16,7 @@ from threadloom.routing import XML, payload_type
 VALUES = {
     "increment": lambda n: n + 1,
     "double": lambda n: 2 * n,
+    "novice": lambda n: 3 * n,
     "asker": lambda n: 2 * n + 1,
     "liner": lambda n: 2 * (2 * (n + 1) + 1),
     "summer": lambda n: sum(2 * each + 1 for each in range(n % 5 + 1)),
@@ -29,6 +30,13 @@ class Plan:
     to: str
     message: Any
     expected: Mapping[str, Any]
+
+    @property
+    def json(self) -> Any:
+        """The message as any Celery app sends it: a mapping as it is, a payload as XML text."""
+        if isinstance(self.message, Mapping):
+            return self.message
+        return XML(payload_type(type(self.message)).to_element(self.message)).text
 
 
 def ask(listener: str, value: int) -> Plan:
