@@ -56,7 +56,7 @@ class Branches(ConversationCore):
         join.branches[index].held = ""
         self.launch(self.deliveries[held])
         if join.more and index >= join.low:
-            self.launch(self.deliveries[join.more])
+            self.launch_refill(self.deliveries[join.more])
             join.more = ""
 
     def free_lane(self, stored: StoredDelivery, wanted: int) -> None:

@@ -114,6 +114,15 @@ class ConversationCore:
         self.in_flight += 1
         self.make_ready(stored, 0, "")
 
+    def launch_refill(self, stored: StoredDelivery) -> None:
+        """Launch what brings a join more branches, before all else, so that a turn goes on with it.
+
+        In the queue it would stand behind the messages of all lanes, and these would run out of
+        branches meanwhile.
+        """
+        self.launch(stored)
+        self.publish.insert(0, self.publish.pop())
+
     def sent(self, stored: StoredDelivery) -> None:
         stored.set(DeliveryState.SENT, attempt=stored.attempt, reason=stored.reason)
         self.not_due("d", stored.row.id)

@@ -50,7 +50,7 @@ class Creating(Branches):
         if join.fired:
             stored.set(DeliveryState.CANCELLED)
         elif join.next > refill.at:
-            self.launch(stored)
+            self.launch_refill(stored)
         else:
             join.more, join.low = refill.delivery_id, refill.at
         return not join.fired

@@ -159,7 +159,7 @@ for _, refill in ipairs(h.refills or NONE) do
     set_state(refill.delivery_id, STATE_CANCELLED)
     in_branch = in_branch - 1
   elseif tonumber(next_index) > refill.at then
-    launch(refill.delivery_id)
+    launch_refill(refill.delivery_id)
   else
     redis.call('HSET', JOINS, REFILL_AT_OF .. refill.join_id, refill.at,
       REFILL_OF .. refill.join_id, refill.delivery_id)

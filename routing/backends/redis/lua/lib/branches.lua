@@ -41,6 +41,13 @@ local function close_inside(row, depth)
   end
 end
 
+-- Launch what brings a join more branches, before all else: so a turn goes on with it. In the queue
+-- it would stand behind the messages of all lanes, and these would run out of branches meanwhile.
+local function launch_refill(id)
+  launch(id)
+  table.insert(publish, 1, table.remove(publish))
+end
+
 -- Release the next index of a join that holds some back; if it is not there yet, once it comes.
 local function release_next(join)
   local kept = redis.call('HMGET', JOINS, NEXT_INDEX_OF .. join, FIRED_OF .. join, REFILL_OF .. join,
@@ -58,7 +65,7 @@ local function release_next(join)
   launch(held)
   if refill and tonumber(index) >= tonumber(refill_at) then
     redis.call('HDEL', JOINS, REFILL_OF .. join)
-    launch(refill)
+    launch_refill(refill)
   end
 end
 
