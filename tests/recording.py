@@ -25,7 +25,7 @@ def record(meta: HandlerMetadata, event: str, **fields: Any) -> None:
 
 def append(**fields: Any) -> None:
     """Append one line with these fields, the process id and the time; plain tasks use it, too."""
-    line = {"pid": os.getpid(), "at": time.time(), **fields}
+    line = {"pid": os.getpid(), "at": time.clock_gettime(time.CLOCK_REALTIME), **fields}
     descriptor = os.open(
         os.environ["THREADLOOM_TEST_RECORDS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
     )

@@ -26,6 +26,9 @@ def main(
     minutes: Annotated[float, typer.Option(help="how long to strike")] = 5.0,
     seed: Annotated[int | None, typer.Option(help="repeats the strikes of a run")] = None,
     kills_only: Annotated[bool, typer.Option(help="SIGKILLs and nothing else")] = False,
+    wide: Annotated[
+        bool, typer.Option(help="revocations, expiries, workers that differ from each other")
+    ] = True,
     every: Annotated[float, typer.Option(help="seconds between two strikes")] = EVERY_S,
     tell: Annotated[bool, typer.Option(help="tell of what stood still longest")] = False,
 ) -> None:
@@ -46,6 +49,7 @@ def main(
             duration_s=minutes * 60,
             every_s=every,
             weights=weights,
+            wide=wide and not kills_only,
         )
     finally:
         nursery.close()

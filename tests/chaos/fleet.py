@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -58,6 +60,14 @@ class Killable:
             return  # it was quicker
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a worker differs from the others."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+
 class Fleet:
     """`size` workers of one organism, replaced when they end, until `close()`."""
 
@@ -70,16 +80,22 @@ class Fleet:
         size: int = 2,
         concurrency: int = 2,
         watchers: int = 0,
+        variants: Sequence[Variant] = (),
     ) -> None:
-        """`watchers` more workers take no messages: they only sweep, and nobody kills them."""
+        """`watchers` more workers take no messages: they only sweep, and nobody kills them.
+
+        The first worker is as told, the others are of one of the `variants` in turn, if there are
+        any, and of the next one after each replacement.
+        """
         self._nursery = nursery
         self._directory = directory
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         self._concurrency = concurrency
+        self._variants = itertools.cycle(variants or [Variant()])
         self._closing = threading.Event()
         self.started = 0
-        self._watchers = [self._start("-Q", "watched") for _ in range(watchers)]
-        self.members = [self._start() for _ in range(size)]
+        self._watchers = [self._start(Variant(options=("-Q", "watched"))) for _ in range(watchers)]
+        self.members = [self._start(self._variant(place)) for place in range(size)]
         self._executor = ThreadPoolExecutor(1)
         self._supervision = self._executor.submit(self._supervise)
 
@@ -114,9 +130,12 @@ class Fleet:
         while not self._closing.wait(_LOOK_S):
             for place, each in enumerate(self.members):
                 if not each.alive:
-                    self.members[place] = self._start()
+                    self.members[place] = self._start(self._variant(place))
 
-    def _start(self, *options: str) -> Killable:
+    def _variant(self, place: int) -> Variant:
+        return next(self._variants) if place else Variant()
+
+    def _start(self, variant: Variant) -> Killable:
         name = f"chaos{self.started}@test"
         log = self._directory / f"chaos{self.started:03}.log"
         log.touch()
@@ -125,9 +144,9 @@ class Fleet:
             [
                 "-A", "tests.chaos.killable", "worker", "--loglevel", "INFO",
                 "--concurrency", str(self._concurrency), "--hostname", name,
-                "--without-gossip", "--without-mingle", *options,
+                "--without-gossip", "--without-mingle", *variant.options,
             ],
-            self._environment,
+            {**self._environment, **variant.environment},
             log,
         )  # fmt: skip
         return Killable(pid, name, log)

@@ -8,6 +8,7 @@ process.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -29,10 +30,13 @@ ORDERS = "CHAOS_ORDERS"
 LEASE = "CHAOS_LEASE_MS"
 #: s after which a message is handed back that a registry which is away does not let begin
 PATIENCE = "CHAOS_PATIENCE_S"
+#: seconds by which the worker's clock is wrong
+SKEW = "CHAOS_CLOCK_SKEW_S"
 
 
 def killable_app() -> Celery:
     """The app of THREADLOOM_ORGANISM, its points journalled and obeyed."""
+    _set_clock(float(os.environ.get(SKEW, 0)))
     made: Celery = tasks.app_from_environment()
     runtime = tasks.runtime_of(made)
     runtime.lease_ms = int(os.environ.get(LEASE, runtime.lease_ms))
@@ -57,12 +61,32 @@ def killable_app() -> Celery:
         conversation = entries[0].id if together and entries else turns_of(task.request)[0][0]
         # A run goes on with other deliveries than the one that its task is for.
         name, message = (at_hand[0].to, at_hand[0].id) if at_hand else (task.name, task.request.id)
-        append_line(journal, [time.time(), os.getpid(), point, name, conversation, message])
+        append_line(journal, [_now_s(), os.getpid(), point, name, conversation, message])
         orders.reached(point, name, conversation)
 
     runtime.reached = reached
     listen(lambda: reached(HANDLING, None))
     return made
+
+
+def _now_s() -> float:
+    """The right time, s since 1970, whatever this worker takes it for."""
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def _set_clock(skew_s: float) -> None:
+    """Have `time.time` be wrong by so much, in whatever has been imported."""
+    if not skew_s:
+        return
+    right = time.time
+
+    def wrong() -> float:
+        return _now_s() + skew_s
+
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if value is right:
+                setattr(module, name, wrong)
 
 
 app = killable_app()

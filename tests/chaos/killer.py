@@ -19,6 +19,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
 from threadloom.service.embedded_redis import EmbeddedRedis
 from threadloom.tasks.runtime import LEASE_MS
+from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
 #: seconds that a worker is stopped: longer than its lease
 STOPPED_S = LEASE_MS / 1000 + 2
@@ -28,8 +29,6 @@ AWAY_S = 5.0
 LONG_AWAY_S = (5.0, 45.0, 75.0, 180.0)
 #: seconds between two looks at what is to be done
 _TICK_S = 0.02
-#: the list that is the default queue in Redis
-QUEUE = "chaos"
 
 #: strikes that end processes without warning
 SIGKILLS = ("kill worker", "kill main process", "kill pool process")
@@ -54,6 +53,8 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         "purge queue": 2,
     }
 )
+#: and how often a conversation is revoked, in a run that is `wide`
+REVOCATIONS: Mapping[str, int] = MappingProxyType({"revoke": 3})
 #: the same, for a run that is long enough for outages of minutes
 LONG_WEIGHTS: Mapping[str, int] = MappingProxyType({**WEIGHTS, "registry away for long": 1})
 
@@ -80,11 +81,13 @@ class Killer:
         dice: random.Random,
         *,
         weights: Mapping[str, int] = WEIGHTS,
+        revoke: Callable[[random.Random], None],
     ) -> None:
         self._site, self._server = site, server
         self._registry, self._broker = registry, broker
         self._dice = dice
         self._weights = dict(weights)
+        self._revoke = revoke
         self._undone: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self.strikes: list[Strike] = []
@@ -125,7 +128,9 @@ class Killer:
             worker.signal(signal.SIGSTOP)
             self._later(STOPPED_S, lambda: worker.signal(signal.SIGCONT))
         elif kind == "purge queue":
-            self._site.redis.delete(QUEUE)
+            self._purge()
+        elif kind == "revoke":
+            self._revoke(self._dice)
         elif kind.endswith("redis"):
             self._restart(hard=kind == "kill redis")
         else:
@@ -165,6 +170,13 @@ class Killer:
         else:
             proxy.fall_silent()
             self._later(AWAY_S, proxy.speak_again)
+
+    def _purge(self) -> None:
+        """Lose every message of the organism's own; a plain task's is known to nobody else."""
+        queue = self._site.queue
+        for message in self._site.redis.lrange(queue, 0, -1):
+            if ORGANISM_HEADER in message:
+                self._site.redis.lrem(queue, 1, message)
 
     def _restart(self, *, hard: bool) -> None:
         """Restart Redis with its data; `hard`: without telling it."""

@@ -61,7 +61,8 @@ class Orders:
         if (order.listener, order.point) != (listener, point):
             return
         if self._count(conversation_id) == order.let_pass and _created(
-            self.directory / f"{conversation_id}.done", f"{time.time()!r}\n"
+            self.directory / f"{conversation_id}.done",
+            f"{time.clock_gettime(time.CLOCK_REALTIME)!r}\n",
         ):
             end_myself(whole_worker=order.whole_worker)
 

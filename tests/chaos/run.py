@@ -16,8 +16,9 @@ from statistics import median
 from unittest import mock
 
 import redis
+from kombu.exceptions import OperationalError
 
-from tests.chaos.killer import SIGKILLS, WEIGHTS, Killer, sync_always
+from tests.chaos.killer import REVOCATIONS, SIGKILLS, WEIGHTS, Killer, sync_always
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
 from tests.chaos.resumption import Resumption, resumptions, silences
@@ -33,6 +34,8 @@ from threadloom.tasks import injection
 IN_FLIGHT = 24
 #: conversations that are begun in one message, now and then
 TOGETHER = 4
+#: one in so many is sent with an expiry, of up to so many seconds
+EXPIRE_ONE_IN, EXPIRES_S = 12, 4.0
 #: seconds that all of them have to end once the last strike is over
 SETTLE_S = 60.0
 _LOOK_S = 0.1
@@ -81,10 +84,13 @@ class Report:
 class Workload:
     """Keeps conversations under way, in a thread of its own, until it is told to stop."""
 
-    def __init__(self, site: Site, dice: random.Random) -> None:
+    def __init__(self, site: Site, dice: random.Random, *, wide: bool) -> None:
         self._site = site
         self._dice = dice
+        self._wide = wide
         self.plans: dict[str, Plan] = {}
+        #: revoked, or sent with an expiry: they may end without an answer
+        self.ended_from_outside: set[str] = set()
         self._under_way: list[str] = []
         self._stopping = threading.Event()
         self._executor = ThreadPoolExecutor(1)
@@ -95,6 +101,14 @@ class Workload:
         self._stopping.set()
         self._run_over.result()
         self._executor.shutdown()
+
+    def revoke_one(self, dice: random.Random) -> None:
+        """Revoke a conversation that is under way, by Celery's means."""
+        under_way = list(self._under_way)
+        if under_way:
+            revoked = dice.choice(under_way)
+            self.ended_from_outside.add(revoked)
+            self._site.app.control.revoke(revoked, terminate=dice.choice([False, True]))
 
     def await_end(self, timeout_s: float) -> None:
         """Return when every conversation has ended, or after `timeout_s`."""
@@ -108,10 +122,16 @@ class Workload:
             try:
                 self._look()
                 while len(self._under_way) < IN_FLIGHT and not self._stopping.is_set():
-                    count = self._dice.choice((1, 1, TOGETHER))
-                    self._begin([str(uuid.uuid4()) for _ in range(count)], chosen(self._dice))
+                    self._begin_some(chosen(self._dice))
             except (RegistryUnavailableError, redis.ConnectionError, redis.TimeoutError):
                 continue  # Redis is being restarted
+
+    def _begin_some(self, plan: Plan) -> None:
+        if self._wide and not self._dice.randrange(EXPIRE_ONE_IN):
+            self._send(str(uuid.uuid4()), plan)
+            return
+        count = self._dice.choice((1, 1, TOGETHER))
+        self._begin([str(uuid.uuid4()) for _ in range(count)], plan)
 
     def _begin(self, conversations: list[str], plan: Plan) -> None:
         """Several of the same plan share one message."""
@@ -127,6 +147,22 @@ class Workload:
             self._under_way += conversations
             return
 
+    def _send(self, conversation_id: str, plan: Plan) -> None:
+        """As any Celery app does, and only if a worker takes it in time."""
+        self.ended_from_outside.add(conversation_id)
+        while not self._stopping.is_set():
+            try:
+                self._site.app.send_task(
+                    plan.to, [plan.json], task_id=conversation_id, queue=self._site.queue,
+                    expires=self._dice.uniform(0.1, EXPIRES_S),
+                )  # fmt: skip
+            except OperationalError:
+                time.sleep(_LOOK_S)  # it may be in or not: the same id again is the same one
+                continue
+            self.plans[conversation_id] = plan
+            self._under_way.append(conversation_id)
+            return
+
     def _look(self) -> None:
         self._under_way = [each for each in self._under_way if not ended(self._site, each)]
 
@@ -138,7 +174,7 @@ def _all(count: int, *_: object) -> int:
 
 @contextmanager
 def battlefield(
-    directory: Path, nursery: Nursery
+    directory: Path, nursery: Nursery, *, mixed: bool
 ) -> Iterator[tuple[Site, EmbeddedRedis, Proxy, Proxy]]:
     """Two workers that reach a persistent Redis through two proxies."""
     with EmbeddedRedis(directory / "redis", persistent=True) as server:
@@ -150,6 +186,7 @@ def battlefield(
             redis_url=server.url(),
             registry_url=registry.url(0),
             broker_url=broker.url(0),
+            mixed=mixed,
         )
         try:
             sync_always(site.redis)
@@ -169,11 +206,19 @@ def chaos(
     duration_s: float,
     every_s: float,
     weights: Mapping[str, int] = WEIGHTS,
+    wide: bool = False,
 ) -> Report:
-    """Strike for so long, let everything settle, and count."""
-    with battlefield(directory, nursery) as (site, server, registry, broker):
-        killer = Killer(site, server, registry, broker, random.Random(seed), weights=weights)
-        workload = Workload(site, random.Random(seed + 1))
+    """Strike for so long, let everything settle, and count.
+
+    `wide`: conversations are revoked and expire as well, and every second worker differs from the
+    first: an older version, a clock that is wrong, pool processes that are recycled all the time.
+    """
+    with battlefield(directory, nursery, mixed=wide) as (site, server, registry, broker):
+        workload = Workload(site, random.Random(seed + 1), wide=wide)
+        killer = Killer(
+            site, server, registry, broker, random.Random(seed),
+            weights={**weights, **(REVOCATIONS if wide else {})}, revoke=workload.revoke_one,
+        )  # fmt: skip
         try:
             killer.strike_for(duration_s, every_s=every_s)
         finally:
@@ -186,7 +231,12 @@ def _report(seed: int, site: Site, killer: Killer, workload: Workload) -> Report
     found = [
         flaw
         for conversation, plan in workload.plans.items()
-        for flaw in flaws(site, conversation, plan.expected)
+        for flaw in flaws(
+            site,
+            conversation,
+            plan.expected,
+            was_ended=conversation in workload.ended_from_outside,
+        )
     ]
     ran = site.records(event="ran")
     [*_, (silence_s, silent)] = silences(site)

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
+import yaml
 
-from tests.chaos.fleet import Fleet
+from tests.chaos.fleet import Fleet, Variant
+from tests.chaos.killable import SKEW
 from tests.chaos.nursery import Nursery
 from tests.chaos.orders import Orders
+from tests.chaos.workload import NOVICE
 from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted, whole_lines
 from threadloom import tasks
 from threadloom.config.celery_settings import celery_url
@@ -53,7 +56,9 @@ class Site:
         concurrency: int = 2,
         watchers: int = 0,
         local_slice_ms: int | None = None,
+        mixed: bool = False,
     ) -> None:
+        """`mixed`: every second worker differs from the others in one way, see `_variants`."""
         self.directory = directory
         organism = ORGANISM
         if local_slice_ms is not None:
@@ -81,7 +86,13 @@ class Site:
             size=size,
             concurrency=concurrency,
             watchers=watchers,
+            variants=_variants(_without(organism, NOVICE, directory / "older")) if mixed else (),
         )
+
+    @property
+    def queue(self) -> str:
+        """The organism's own queue: a list in Redis."""
+        return tasks.runtime_of(self.app).organism.own_queue
 
     @property
     def backend(self) -> SharedBackend:
@@ -127,6 +138,26 @@ class Site:
         finally:
             self.app.close()
             self.redis.close()
+
+
+def _without(organism: Path, listener: str, place: Path) -> Path:
+    """An older version of an organism, which does not know this listener."""
+    shutil.copytree(organism.parent, place)
+    file = place / organism.name
+    content = yaml.safe_load(file.read_text())
+    content["listeners"] = [each for each in content["listeners"] if each["name"] != listener]
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def _variants(older: Path) -> tuple[Variant, ...]:
+    """How workers differ: as in a rolling deploy, with clocks that are wrong, recycled often."""
+    return (
+        Variant({"THREADLOOM_ORGANISM": str(older)}),
+        Variant(options=("--max-tasks-per-child", "3")),
+        Variant({SKEW: "600"}),
+        Variant({SKEW: "-600"}),
+    )
 
 
 def _shard(conversation_id: str) -> str:

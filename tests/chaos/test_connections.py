@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.killer import QUEUE
 from tests.chaos.nursery import Nursery
 from tests.chaos.verdict import story
 from tests.chaos.wires import Wires, out_of_reach, script, wired
@@ -85,7 +84,7 @@ def test_a_lost_message_is_missed_although_its_queue_is_never_empty(wires: Wires
     time.sleep(1.5 * OVERTAKEN_BY_MS / 1000)  # so much later counts as later
     backlog = [wires.begin(others) for _ in range(BACKLOG)]
     eventually(lambda: wires.republished() > before, what="the message published again")
-    assert wires.site.redis.llen(QUEUE), "the queue has not been empty"
+    assert wires.site.redis.llen(wires.site.queue), "the queue has not been empty"
     for patient in patients:
         patient.leave()
     for each in backlog:

@@ -31,8 +31,13 @@ class Flaw:
 
 
 def ended(site: Site, conversation_id: str) -> bool:
-    """Whether nothing of a conversation is in flight or due any more, its value handed over."""
+    """Whether nothing of a conversation is in flight or due any more, its value handed over.
+
+    One that was never begun has ended once its sender is told that it was revoked.
+    """
     found = site.backend.conversation(conversation_id)
+    if found is None:
+        return bool(site.app.backend.get_task_meta(conversation_id)["status"] == states.REVOKED)
     return (
         found is not None
         and found.in_flight == 0
@@ -49,11 +54,42 @@ def await_end(site: Site, conversation_id: str, *, timeout_s: float) -> None:
         raise AssertionError(f"{exc}\n{story(site, conversation_id)}") from None
 
 
-def flaws(site: Site, conversation_id: str, expected: Any) -> list[Flaw]:
-    """Everything that is wrong with a conversation that should have given `expected`."""
-    return [
-        Flaw(kind, conversation_id, text) for kind, text in _flaws(site, conversation_id, expected)
-    ]
+def flaws(
+    site: Site, conversation_id: str, expected: Any, *, was_ended: bool = False
+) -> list[Flaw]:
+    """Everything that is wrong with a conversation that should have given `expected`.
+
+    One that `was_ended` from outside, revoked or expired, may be completed all the same. If it is
+    not, whoever injected it has to be told that it was revoked, and what it did counts as before.
+    """
+    found = (
+        _revoked(site, conversation_id)
+        if was_ended and not _is_completed(site, conversation_id)
+        else _flaws(site, conversation_id, expected)
+    )
+    return [Flaw(kind, conversation_id, text) for kind, text in found]
+
+
+def _is_completed(site: Site, conversation_id: str) -> bool:
+    found = site.backend.conversation(conversation_id)
+    return found is not None and found.status is ConversationStatus.COMPLETED
+
+
+def _revoked(site: Site, conversation_id: str) -> Iterator[tuple[str, str]]:
+    """The flaws of a conversation that was ended from outside; it may never have begun."""
+    found = site.backend.conversation(conversation_id)
+    told = site.app.backend.get_task_meta(conversation_id)
+    if found is not None:
+        due = site.due(conversation_id)
+        if found.in_flight or found.status is ConversationStatus.RUNNING or due:
+            yield STUCK, f"{found.status}, {found.in_flight} in flight, due: {due}"
+            return
+        yield from _doubled(site.backend.log(conversation_id, limit=100_000))
+    elif site.journal(conversation_id):
+        yield LOST, "it was begun, and the registry does not know it"
+    if told["status"] != states.REVOKED:
+        how = found.status if found else "never begun"
+        yield WRONG, f"{how}, and whoever injected it was told {told['status']}"
 
 
 def _flaws(site: Site, conversation_id: str, expected: Any) -> Iterator[tuple[str, str]]:

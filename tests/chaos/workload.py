@@ -22,6 +22,10 @@ VALUES = {
 }
 
 
+#: a listener that older workers do not know: they would refuse it as a step or target
+NOVICE = "novice"
+
+
 @dataclass(frozen=True)
 class Plan:
     """One conversation: to whom, what, and the payload it must give."""
@@ -30,11 +34,23 @@ class Plan:
     message: Any
     expected: Mapping[str, Any]
 
+    @property
+    def json(self) -> Any:
+        """The message as any Celery app sends it: a mapping as it is, a payload as XML text."""
+        if isinstance(self.message, Mapping):
+            return self.message
+        return XML(payload_type(type(self.message)).to_element(self.message)).text
+
 
 def ask(listener: str, value: int) -> Plan:
     """One listener, one number."""
     message = {"type": "Number", "payload": {"value": value}}
     return Plan(listener, message, {"value": VALUES[listener](value)})
+
+
+def novice(value: int) -> Plan:
+    """The listener that only the newest workers know."""
+    return Plan(NOVICE, {"type": "Number", "payload": {"value": value}}, {"value": 3 * value})
 
 
 def count(start: int) -> Plan:
@@ -122,6 +138,7 @@ def chosen(dice: random.Random) -> Plan:
         [
             lambda: ask(dice.choice(listeners), few[0]),
             lambda: count(dice.randint(1, 8)),
+            lambda: novice(few[0]),
             lambda: sequence(steps, few[0]),
             lambda: buffer(dice.choice(listeners), few, max_parallel=dice.choice([0, 2])),
             lambda: buffer_of_sequences(steps[:2], few[:3]),

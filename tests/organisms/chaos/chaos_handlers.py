@@ -74,6 +74,11 @@ def double(message: Number, meta: HandlerMetadata) -> HandlerResponse:
     return HandlerResponse.respond(Number(message.value * 2))
 
 
+def triple(message: Number, meta: HandlerMetadata) -> HandlerResponse:
+    _ran(meta, "novice", message)
+    return HandlerResponse.respond(Number(message.value * 3))
+
+
 def doubler(message: Number, meta: HandlerMetadata) -> HandlerResponse:
     _ran(meta, "doubler", message)
     return HandlerResponse.respond(Doubled(message.value * 2))
