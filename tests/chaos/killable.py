@@ -15,7 +15,7 @@ from pathlib import Path
 from celery import Celery
 
 from tests.chaos.hooks import listen
-from tests.chaos.orders import HANDLING, Orders, append_line
+from tests.chaos.orders import HANDLING, SKEW, Orders, append_line
 from threadloom import tasks
 from threadloom.routing.records import Delivery
 from threadloom.tasks import delivery as delivering
@@ -30,8 +30,6 @@ ORDERS = "CHAOS_ORDERS"
 LEASE = "CHAOS_LEASE_MS"
 #: s after which a message is handed back that a registry which is away does not let begin
 PATIENCE = "CHAOS_PATIENCE_S"
-#: seconds by which the worker's clock is wrong
-SKEW = "CHAOS_CLOCK_SKEW_S"
 
 
 def killable_app() -> Celery:

@@ -17,6 +17,8 @@ from typing import Any
 
 #: a point beside those of `tasks.runtime.Point`: inside the handler
 HANDLING = "handling"
+#: environment variable: seconds by which a worker's clock is wrong
+SKEW = "CHAOS_CLOCK_SKEW_S"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ import redis
 import yaml
 
 from tests.chaos.fleet import Fleet, Variant
-from tests.chaos.killable import SKEW
 from tests.chaos.nursery import Nursery
-from tests.chaos.orders import Orders
+from tests.chaos.orders import SKEW, Orders
 from tests.chaos.workload import NOVICE
 from tests.harness import ORGANISMS, RECORDS_VARIABLE, adjusted, whole_lines
 from threadloom import tasks
