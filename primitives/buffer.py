@@ -29,7 +29,7 @@ from threadloom.routing.faults import limit_fault, routing_fault
 from threadloom.routing.records import JoinState
 
 BUFFER = "system.buffer"
-#: items that become deliveries in one commit, which nobody else's gets in between
+#: items that become deliveries in one commit, during which Redis serves nobody else
 BATCH = 200
 _NO_LIST = "there is no such list of items here"
 #: seconds, or items at a time: more than anybody means
@@ -164,7 +164,7 @@ def _objection(message: BufferStart, total: int, call: SystemCall) -> tuple[str,
 
 
 def _unfit(message: BufferStart, total: int, call: SystemCall) -> str:
-    """What is wrong with the buffer itself, or that there is no room for it; empty: nothing."""
+    """Return a fault of the buffer itself, or that a limit has no room for it; "" if it is sound."""
     for name in ("max_parallel", "item_timeout_seconds", "deadline_seconds"):
         if not 0 <= getattr(message, name) <= _LONGEST:
             return f"{name} must be from 0 (none) to {_LONGEST}"
@@ -198,7 +198,7 @@ def _collect(join_id: str, call: SystemCall) -> Action:
 
 
 def _inline(state: JoinState, call: SystemCall) -> BufferComplete | None:
-    """The answer with every item in it; None when it is clear that it would be too large."""
+    """Return the answer with every item in it; None if that would be too large."""
     join = state.join
     items = call.stored.items(join.id, join.total)
     held = list(_as_many_as_fit(items, call.organism.max_payload_bytes))
@@ -206,7 +206,7 @@ def _inline(state: JoinState, call: SystemCall) -> BufferComplete | None:
 
 
 def _as_many_as_fit(items: Iterator[BufferItem], max_bytes: int) -> Iterator[BufferItem]:
-    """Items while what they hold is no longer than `max_bytes`: the rest is not even loaded."""
+    """Yield items until together they are longer than `max_bytes`; the rest is not even loaded."""
     sizes = 0
     for item in items:
         sizes += len(item.payload.text if item.payload is not None else item.error)

@@ -1,4 +1,4 @@
-"""What a system listener is told beside its payload."""
+"""The second argument of a system listener: what it may read and ask beside its payload."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class SystemCall:
     lanes: Callable[[], int]
 
     def refusal(self, target: str) -> str:
-        """Why whoever initiated this call may not send to `target`, for operators; "" if it may.
+        """Return for operators why the call's initiator may not send to `target`; "" if it may.
 
-        The planner decides the same again. A primitive asks first where it can say more than that
-        the message could not be delivered, or has to know before it looks at the target.
+        The planner decides the same again. A primitive asks first if it can say more than that the
+        message could not be delivered, or if it has to know before it looks at the target.
         """
         return refusal(target, self.frame, self.organism)
 
@@ -35,7 +35,7 @@ class SystemCall:
         return self.frame.thread.depth + 1 > self.organism.max_depth
 
     def room_for(self, deliveries: int) -> bool:
-        """Whether so many deliveries more stay within the conversation's limit."""
+        """Whether the conversation's limit permits so many more deliveries."""
         return self.frame.deliveries + deliveries <= self.organism.max_deliveries
 
     def fits(self, payload: Any) -> bool:
@@ -43,9 +43,9 @@ class SystemCall:
         return len(canonical(content_of(payload).element)) <= self.organism.max_payload_bytes
 
     def fired(self, join_id: str) -> JoinState:
-        """The join whose body this run is. Raises LookupError for anybody else's.
+        """Return the join whose body this delivery is; LookupError for any other join.
 
-        The message that says so could be written by anyone; the delivery's id could not.
+        Anybody could write the message that names the join, but nobody can choose the delivery's id.
         """
         state = self.stored.join(join_id)
         if state is None or state.join.body_id != self.frame.delivery.id:

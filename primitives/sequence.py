@@ -109,7 +109,7 @@ def _objection(message: SequenceStart, call: SystemCall) -> _Objection | None:
 
 
 def _mismatch(message: SequenceStart, call: SystemCall) -> _Objection | None:
-    """The first step that cannot take what it will get, as far as that is declared."""
+    """Return the first step that cannot take the payload it will get, as far as declared."""
     arriving: frozenset[str] = frozenset([etree.QName(message.payload.element).localname])
     for index, step in enumerate(message.steps):
         listener = call.organism.listeners[step]

@@ -35,7 +35,7 @@ _NOTE_LIMIT = 4096
 
 @dataclass(slots=True)
 class Draft:
-    """What has been decided so far for the run of `frame`."""
+    """The decisions made so far for the delivery of `frame`."""
 
     frame: Frame
     organism: Organism
@@ -109,7 +109,7 @@ class Draft:
     def deliver(
         self, to: str, thread_id: str, from_id: str, content: Content, depth: int, *, is_reply: bool
     ) -> None:
-        """Add a delivery within this run's own branch."""
+        """Add a delivery within the branch that this delivery lives in."""
         scope = self.frame.delivery.scope
         self.deliveries.append(
             self.new_delivery(

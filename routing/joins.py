@@ -1,8 +1,8 @@
-"""What a fan-out consists of: a join, its branches, and what follows a branch's answer.
+"""The parts of a fan-out: a join, its branches, and what follows a branch's answer.
 
 A branch begins with a thread and a delivery of its own, whose caller is the initiator: branches
 need not know of the join. The join's *body* is a delivery to the listener that opened it, held
-until the join fires. Nothing here asks whether any of it is allowed; `planner` has.
+until the join fires. Rights and limits are not checked here; `planner` has checked them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def supply_join(draft: Draft, supply: Supply) -> None:
 
 
 def answer_branch(draft: Draft, branch: Branch, content: Content, *, success: bool) -> None:
-    """Add the answer of the branch that this run's thread stands for, and what follows from it."""
+    """Add the answer of the branch that this delivery's thread stands for, and what follows."""
     join = draft.frame.join
     result = BranchResult(branch, success, canonical(content.element), content.path)
     following = branch.index + 1

@@ -1,9 +1,9 @@
-"""The planner: from what a run asked for to what must happen, as one Transition.
+"""The planner: it turns the actions that a handler's response asks for into one Transition.
 
-Pure: no I/O, no clock; ids come from `new_id`. It knows the rules of routing (threads, depth,
-limits, who gets which error). Who may send to whom is in `rights`, what a fan-out consists of in
-`joins`, and a `draft` collects what comes out. The backends apply the transition atomically and
-`tasks` publishes it.
+It is pure: no I/O, no clock; ids come from `new_id`. It knows the rules of routing: threads, depth,
+limits, and who gets which error. `rights` decides who may send to whom, `joins` makes the parts of
+a fan-out, and a `draft` collects the results. The backends apply the transition atomically, and
+`tasks` publishes its deliveries.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def plan(
 
 
 class _Planning:
-    """The rules, one method per kind of action; what they decide goes into the draft."""
+    """The rules, one method per kind of action; each adds its decisions to the draft."""
 
     def __init__(self, draft: Draft, *, over_limit: bool, label_taken: bool) -> None:
         self._draft = draft

@@ -1,10 +1,11 @@
 """The registry of the processes of one machine: one `MemoryBackend` in a manager process.
 
-`manager_server.py` is that process, a `multiprocessing` manager on a unix socket; this is what
-the others call it by. They find it by a *door*: a file that only its owner may read, with the
-socket's address and the key. Each side proves that it has the key before anything is unpickled.
+`manager/server.py` is that process, a `multiprocessing` manager on a unix socket; the backend here
+is how the other processes call it. They find it by a *door*: a file that only its owner may read,
+with the socket's address and the key. Each side proves that it has the key before anything is
+unpickled.
 
-It speaks the manager's protocol itself, because multiprocessing's own proxies wait for an
+The backend speaks the manager's protocol itself, because multiprocessing's own proxies wait for an
 answer without a time limit, and share their connection with children that were not forked by
 multiprocessing: Celery's are forked by billiard.
 """
