@@ -164,7 +164,7 @@ def _objection(message: BufferStart, total: int, call: SystemCall) -> tuple[str,
 
 
 def _unfit(message: BufferStart, total: int, call: SystemCall) -> str:
-    """Return a fault of the buffer itself, or that a limit has no room for it; "" if it is sound."""
+    """Return a fault of the buffer itself, or which limit has no room for it; "" if it is sound."""
     for name in ("max_parallel", "item_timeout_seconds", "deadline_seconds"):
         if not 0 <= getattr(message, name) <= _LONGEST:
             return f"{name} must be from 0 (none) to {_LONGEST}"

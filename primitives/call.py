@@ -45,7 +45,7 @@ class SystemCall:
     def fired(self, join_id: str) -> JoinState:
         """Return the join whose body this delivery is; LookupError for any other join.
 
-        Anybody could write the message that names the join, but nobody can choose the delivery's id.
+        Anybody could write the message that names the join; nobody can choose the delivery's id.
         """
         state = self.stored.join(join_id)
         if state is None or state.join.body_id != self.frame.delivery.id:
