@@ -127,7 +127,7 @@ def _parsed(text: str, listener: Listener) -> Any:
     if text.lstrip().startswith("<"):
         return text
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as exc:
         if listener.repair:
             return text  # XML with other text around it, as a language model writes it
@@ -135,6 +135,15 @@ def _parsed(text: str, listener: Listener) -> Any:
     if isinstance(value, dict):
         return value
     raise SendError(_refusal("JSON has to be an object with the fields of a class", listener))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, in which Python would let the last of two equal keys win."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return values
 
 
 def _injected(app: Celery, target: Listener, text: str, conversation_id: str | None) -> str:
