@@ -20,6 +20,7 @@ from threadloom.primitives import SYSTEM_NAMES
 from threadloom.routing.records import Ending
 from threadloom.routing.states import ConversationStatus
 from threadloom.service.commands import run
+from threadloom.service.commands.send import _without_duplicates
 
 SHOP = ORGANISMS / "shop" / "organism.yaml"
 
@@ -323,3 +324,9 @@ def test_an_id_cannot_pose_as_a_line_of_ours(shop: Threadloom) -> None:
     name = "a\nno conversations yet"
     assert shop("send", "till", '{"pieces": 1}', "--id", name).out == "a\\nno conversations yet\n"
     assert "a\\nno conversations yet" in shop("threads").out
+
+
+def test_json_with_a_key_twice_is_refused() -> None:
+    """Python's reader would let the last one win, and the sender would never hear of it."""
+    with pytest.raises(ValueError, match="'number' stands there twice"):
+        json.loads('{"number": 1, "number": 2}', object_pairs_hook=_without_duplicates)
