@@ -316,6 +316,7 @@ class Gate:
             id=refused.message_id, task=refused.task, hostname=self._consumer.hostname,
             reply_to=parts.get("reply_to") if sound else None,
             correlation_id=refused.message_id,
+            delivery_info={},  # Celery looks in it for whether the errbacks are called at once
             group=parts.get("group") if sound else None,
             **canvas,
         )  # fmt: skip
