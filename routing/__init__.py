@@ -7,6 +7,7 @@ from threadloom.routing.context import ContextBuffer, ContextSlot
 from threadloom.routing.envelope import build_envelope, parse_envelope
 from threadloom.routing.errors import (
     ConversationError,
+    IdTakenError,
     InvalidEnvelopeError,
     InvalidPayloadError,
     PayloadDefinitionError,
@@ -38,6 +39,7 @@ __all__ = [
     "HandlerMetadata",
     "HandlerResponse",
     "Huh",
+    "IdTakenError",
     "InvalidEnvelopeError",
     "InvalidPayloadError",
     "Listener",

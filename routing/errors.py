@@ -79,6 +79,20 @@ class UnknownConversationError(PermanentError):
         return f"no conversation {self.conversation_id}"
 
 
+class IdTakenError(PermanentError):
+    """A conversation's id that stands for another listener or payload already."""
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(conversation_id)
+        self.conversation_id = conversation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the id {self.conversation_id} belongs to a conversation with another listener or "
+            "about another payload; an id stands for one of them, so take a new one"
+        )
+
+
 class UnknownResultsError(PermanentError):
     """A reference to a buffer's results that this conversation does not hold."""
 

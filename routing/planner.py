@@ -8,7 +8,9 @@ limits, who gets which error). Who may send to whom is in `rights`, what a fan-o
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 from threadloom.routing.actions import Action, Actions, FanOut, Fault, Forward, Supply
@@ -57,7 +59,14 @@ def open_conversation(
         payload_path=admitted.path,
         envelope=build_envelope(from_id, listener.name, thread.id, admitted.payload),
     )
-    return Opening(conversation_id, entry, root, thread, canvas)
+    digest = opening_digest(listener.name, admitted.payload)
+    return Opening(conversation_id, entry, root, thread, canvas, digest)
+
+
+def opening_digest(to: str, payload: bytes) -> str:
+    """What an id stands for: the same listener and payload have the same digest, others another."""
+    found = blake2b(b"\0".join((to.encode(), payload)), digest_size=12)
+    return urlsafe_b64encode(found.digest()).decode()
 
 
 def plan(

@@ -201,6 +201,8 @@ class Opening(Struct, frozen=True, gc=False):
     thread: Thread
     #: Celery options under which the injector waits; JSON, opaque to the registry
     canvas: str = ""
+    #: of listener and payload: whoever opens the conversation again has to say the same
+    digest: str = ""
 
     @property
     def children(self) -> tuple[tuple[str, str, str], ...]:

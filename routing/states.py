@@ -48,6 +48,8 @@ class SkipReason(StrEnum):
 
     #: the registry does not have its conversation or delivery
     UNKNOWN = "unknown"
+    #: the conversation of this id is with another listener, or about another payload
+    ANOTHER = "another"
     SETTLED = "settled"
     #: another worker runs it
     LEASED = "leased"

@@ -57,7 +57,8 @@ class DeliveryStore(Protocol):
         """Create a conversation, once. Returns its first message to publish.
 
         A known id changes nothing; its first message comes back while it was never published,
-        else None.
+        else None. Raises IdTakenError for an id that was opened with another digest, as
+        `open_many` does; `open_and_begin` answers it with a Skip.
         """
 
     def open_many(self, openings: Iterable[Opening]) -> Sequence[str]:

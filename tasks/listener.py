@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from threadloom.routing import (
     Admitted,
     ConversationError,
     Huh,
+    IdTakenError,
     InvalidEnvelopeError,
     Listener,
     Organism,
@@ -30,7 +32,9 @@ from threadloom.routing import (
     open_conversation,
 )
 from threadloom.routing.actions import Fault
-from threadloom.routing.records import Beginning
+from threadloom.routing.gate import Refused, excerpt_of
+from threadloom.routing.records import Beginning, Skip
+from threadloom.routing.states import SkipReason
 from threadloom.tasks import canvas, together
 from threadloom.tasks.delivery import Deliverer, Outcome
 from threadloom.tasks.handlers import crash
@@ -214,11 +218,29 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         runtime, published = self.runtime, self.runtime.take_uncleared()
 
         def begin(owner: str) -> Beginning:
-            return runtime.backend.open_and_begin(
+            begun = runtime.backend.open_and_begin(
                 opening, owner=owner, lease_ms=runtime.lease_ms, published=published
             )
+            if isinstance(begun, Skip) and begun.reason is SkipReason.ANOTHER:
+                self._refuse(conversation)
+            return begun
 
         return begin, refusal
+
+    def _refuse(self, conversation_id: str) -> None:
+        """Put a message aside that has another's id; the result of that id is another's, too."""
+        delivery_info = self.request.delivery_info or {}
+        refused = Refused(
+            id=new_id(),
+            at_ms=time.time_ns() // 1_000_000,
+            queue=str(delivery_info.get("routing_key") or ""),
+            message_id=conversation_id,
+            task=self.name,
+            cause=str(IdTakenError(conversation_id)),
+            excerpt=excerpt_of(self.request.args or ()),
+        )
+        logger.error("message.refused message_id=%r cause=%r", conversation_id, refused.cause)
+        self.runtime.backend.refuse(refused)
 
     def _admitted(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -39,6 +39,7 @@ if _typing.TYPE_CHECKING:
         HandlerMetadata,
         HandlerResponse,
         Huh,
+        IdTakenError,
         InvalidEnvelopeError,
         InvalidPayloadError,
         PayloadDefinitionError,
@@ -80,6 +81,7 @@ __all__ = [
     "HandlerMetadata",
     "HandlerResponse",
     "Huh",
+    "IdTakenError",
     "InvalidEnvelopeError",
     "InvalidPayloadError",
     "PayloadDefinitionError",
@@ -122,6 +124,7 @@ _HOMES = {
     ),
     "routing": (
         "XML BufferItem ContextSlot ConversationError HandlerMetadata HandlerResponse Huh "
+        "IdTakenError "
         "InvalidEnvelopeError InvalidPayloadError PayloadDefinitionError RetryLater SystemError "
         "UnknownConversationError UnknownResultsError UnknownThreadError payload"
     ),

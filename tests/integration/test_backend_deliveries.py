@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.stories import DONE, KILLED, LONG_MS, Bench, Story, committed, ids
 from threadloom.routing.backends import SharedBackend
-from threadloom.routing.errors import UnknownConversationError
+from threadloom.routing.errors import IdTakenError, UnknownConversationError
 from threadloom.routing.records import (
     Begun,
     Committed,
@@ -21,7 +21,7 @@ from threadloom.routing.records import (
     Skip,
     Thread,
 )
-from threadloom.routing.states import ConversationStatus
+from threadloom.routing.states import ConversationStatus, SkipReason
 
 
 def at_once(times: int, work: Any) -> list[Any]:
@@ -462,3 +462,32 @@ def test_a_delivery_on_a_forgotten_thread_is_logged_and_not_run(story: Story) ->
     assert story.try_begin("d1") == Skip("cancelled")
     assert story.events("late") == ["d1"]
     assert story.row.status is ConversationStatus.COMPLETED
+
+
+# --- what an id stands for --------------------------------------------------------------------
+
+
+def test_an_id_stands_for_one_listener_and_payload(story: Story) -> None:
+    """Opened again with the same digest it is the same conversation; with another it is refused."""
+    first = replace(story.opening(), digest="one")
+    another = replace(story.opening(), digest="two")
+    assert story.backend.open(first) is not None
+    assert story.backend.open(first) is not None, "it was never published"
+    with pytest.raises(IdTakenError):
+        story.backend.open(another)
+    with pytest.raises(IdTakenError):
+        story.backend.open_many([another])
+    assert list(story.backend.open_many([first])) == [story.id]
+    assert story.backend.open_and_begin(another, owner="x", lease_ms=LONG_MS) == Skip(
+        SkipReason.ANOTHER
+    )
+    assert isinstance(story.backend.open_and_begin(first, owner="x", lease_ms=LONG_MS), Begun)
+
+
+def test_many_remember_what_each_id_stands_for(story: Story) -> None:
+    """As one that was opened alone does."""
+    first = replace(story.opening(), digest="one")
+    assert list(story.backend.open_many([first])) == []
+    with pytest.raises(IdTakenError):
+        story.backend.open(replace(first, digest="two"))
+    assert list(story.backend.open_many([first])) == [story.id]

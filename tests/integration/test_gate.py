@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, signature, xmap
+from celery.canvas import chunks, xstarmap
 
 from tests.desk import close_app, plain_app
 from tests.harness import WAIT_S, Deployment, eventually
-from threadloom.routing import ConversationError
+from threadloom import tasks
+from threadloom.config import PermanentError
+from threadloom.routing import ConversationError, IdTakenError
 
 pytest_plugins = ["tests.desk_fixtures"]
 
@@ -275,3 +278,57 @@ def test_the_sender_of_a_refused_message_is_told(desk: Deployment, elsewhere: Ce
     assert (refused.task, refused.queue) == ("echo", desk.queue)
     assert desk.backend.drop_refused(refused.id)
     assert not desk.backend.drop_refused(refused.id)
+
+
+def test_an_id_stands_for_one_listener_and_payload(desk: Deployment, elsewhere: Celery) -> None:
+    """Sent again it is one conversation; for another payload or listener it is put aside."""
+    first = elsewhere.send_task("echo", [{"text": "first"}])
+    told = first.get(timeout=WAIT_S)
+    elsewhere.send_task("echo", [{"text": "second"}], task_id=first.id)
+    elsewhere.send_task("clerk", [{"number": 1}], task_id=first.id)
+
+    def refused() -> set[str]:
+        return {r.task for r in desk.backend.refused() if r.message_id == first.id}
+
+    eventually(lambda: refused() == {"echo", "clerk"}, what="both put aside")
+    elsewhere.send_task("echo", [{"text": "first"}], task_id=first.id)
+    with pytest.raises(IdTakenError, match="take a new one"):
+        desk.inject("echo", {"text": "second"}, conversation_id=first.id)
+    assert desk.inject("echo", {"text": "first"}, conversation_id=first.id).get() == told
+    assert len([r for r in desk.backend.refused() if r.message_id == first.id]) == 2
+
+
+def test_a_forged_message_touches_no_result(desk: Deployment, elsewhere: Celery) -> None:
+    """Neither a value nor an error of a message that says to be ours becomes somebody's result."""
+    waits = desk.inject("reception", {"number": 1})
+    eventually(lambda: desk.backend.waits(waits.id), what="the wait")
+    kwargs: Any
+    for kwargs in (
+        {"conversation": waits.id}, {"conversations": [waits.id]}, {"conversation": 5},
+        {"conversation": waits.id, "injected": True},
+    ):  # fmt: skip
+        elsewhere.send_task("reception", [], kwargs, task_id=waits.id)
+    elsewhere.send_task("reception", [7], task_id=waits.id, headers={"released": waits.id})
+    elsewhere.send_task("reception", [7], task_id=waits.id, headers={"timelimit": "x"})
+    released = elsewhere.send_task("echo", [{"text": "x"}], headers={"released": waits.id})
+    with pytest.raises(ConversationError, match="'released'"):
+        released.get(timeout=WAIT_S)
+    assert desk.ask("clerk", {"number": 1})["payload"] == {"text": "2"}
+    assert waits.state == "PENDING"
+    assert desk.conversation(waits.id).status == "waiting"
+    assert tasks.kill(desk.app, waits.id)
+
+
+def test_map_starmap_and_chunks_are_refused_in_words(desk: Deployment, elsewhere: Celery) -> None:
+    """They call the task without a message: all of them would be one conversation named None."""
+    echo = signature("echo", app=elsewhere)
+    for together in (
+        xmap(echo, [{"text": "a"}, {"text": "b"}], app=elsewhere),
+        xstarmap(echo, [({"text": "a"},)], app=elsewhere),
+        chunks(echo, [({"text": "x"},), ({"text": "y"},)], 1, app=elsewhere),
+    ):
+        with pytest.raises(Exception, match="cannot be called like a function"):
+            together.apply_async(queue=desk.queue).get(timeout=WAIT_S)
+    with pytest.raises(PermanentError, match="inject_many"):
+        desk.app.tasks["echo"]({"text": "direct"})
+    assert desk.backend.conversation("None") is None

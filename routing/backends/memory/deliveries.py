@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory.conversation import ConversationState
 from threadloom.routing.backends.memory.conversations import Conversations, atomic
 from threadloom.routing.backends.memory.steps import apply, replan, unpublished
-from threadloom.routing.errors import UnknownConversationError
+from threadloom.routing.errors import IdTakenError, UnknownConversationError
 from threadloom.routing.records import (
     Beginning,
     CommitResult,
@@ -36,7 +37,7 @@ class Deliveries(Conversations):
 
     @atomic
     def open(self, opening: Opening) -> Publication | None:
-        state = self._opened(opening.conversation_id)
+        state = self._opened_by(opening)
         if state is None:
             return self._create(opening).publications()[0]
         stored = state.deliveries.get(opening.entry.id)
@@ -50,19 +51,30 @@ class Deliveries(Conversations):
     @atomic
     def _opened_as_sent(self, opening: Opening) -> bool:
         """Whether the conversation is new; its first message counts as published then."""
-        if self._opened(opening.conversation_id) is not None:
+        if self._opened_by(opening) is not None:
             return False
         state = self._create(opening)
         state.publications()
         state.sent(state.deliveries[opening.entry.id])
         return True
 
+    def _opened_by(self, opening: Opening) -> ConversationState | None:
+        """The conversation, if it is known. Raises IdTakenError."""
+        state = self._opened(opening.conversation_id)
+        digest = state.opening.digest if state is not None and state.opening is not None else ""
+        if digest and opening.digest and digest != opening.digest:
+            raise IdTakenError(opening.conversation_id)
+        return state
+
     @atomic
     def open_and_begin(
         self, opening: Opening, *, owner: str, lease_ms: int, published: Published = NOTHING
     ) -> Beginning:
         self._clear(published)
-        state = self._opened(opening.conversation_id) or self._create(opening)
+        try:
+            state = self._opened_by(opening) or self._create(opening)
+        except IdTakenError:
+            return Skip(SkipReason.ANOTHER)
         return state.begin(opening.entry.id, owner=owner, lease_ms=lease_ms)
 
     @atomic

@@ -23,7 +23,7 @@ from threadloom.routing.backends.redis.connection import (
 )
 from threadloom.routing.backends.redis.layout import Keys
 from threadloom.routing.backends.redis.script_line import Call
-from threadloom.routing.errors import UnknownConversationError
+from threadloom.routing.errors import IdTakenError, UnknownConversationError
 from threadloom.routing.records import (
     Beginning,
     Begun,
@@ -52,7 +52,7 @@ class Deliveries(RegistryConnection):
     @at_the_edge
     def open(self, opening: Opening) -> Publication | None:
         args = self._opening_args(opening, mode=_KEEP)
-        reply = replies.read(self._run("open", opening.conversation_id, *args))
+        reply = _known_by_this(opening, self._run("open", opening.conversation_id, *args))
         return next(iter(publications(opening.conversation_id, reply.rows)), None)
 
     @at_the_edge
@@ -95,7 +95,8 @@ class Deliveries(RegistryConnection):
     def _opened_alone(self, opening: Opening) -> bool:
         """Open one of which something is known; False if the conversation itself is."""
         args = self._opening_args(opening, mode=_SEND)
-        return bool(replies.read(self._run("open", opening.conversation_id, *args)).rows)
+        reply = self._run("open", opening.conversation_id, *args)
+        return bool(_known_by_this(opening, reply).rows)
 
     @at_the_edge
     def open_and_begin(
@@ -116,6 +117,7 @@ class Deliveries(RegistryConnection):
                 "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl_ms": self._ttl_ms,
+                "digest": opening.digest,
                 "mode": mode,
                 "owner": owner,
                 "lease_ms": lease_ms,
@@ -208,7 +210,16 @@ def _opening_fields(opening: Opening) -> tuple[str | bytes, ...]:
         entry.id, entry.from_id, opening.canvas, codec.delivery_row(entry), entry.envelope,
         root.id, codec.thread_row(root), codec.dump({root.chain[-1]: root.id}),
         thread.id, codec.thread_row(thread), codec.dump({thread.chain[-1]: thread.id}),
+        opening.digest,
     )  # fmt: skip
+
+
+def _known_by_this(opening: Opening, reply: list[Any]) -> replies.ReadyReply:
+    """What an opening was answered. Raises IdTakenError."""
+    found: replies.ReadyReply | replies.SkipReply = replies.read(reply)
+    if isinstance(found, replies.SkipReply):
+        raise IdTakenError(opening.conversation_id)
+    return found
 
 
 def _beginning(conversation_id: str, reply: list[Any], entry: Delivery | None = None) -> Beginning:

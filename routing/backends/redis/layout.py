@@ -119,6 +119,7 @@ class ConversationField(StrEnum):
     UPDATED = "updated"  #: ms
     TOUCHED = "touched"  #: the ms at which its retention was last moved on
     POSTPONED = "postponed"  #: the ms until which a delivery is postponed, the last one
+    DIGEST = "digest"  #: of listener and payload, as whoever opens it again has to say them
     CANVAS = "canvas"  #: Celery options under which the injector waits
     RELEASE = "release"  #: a `ReleaseState`
     TELLER = "teller"  #: who is handing its ending over

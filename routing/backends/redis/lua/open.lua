@@ -1,11 +1,15 @@
 -- @include beginning, creating, threads
 -- Create a conversation, once, and do as told with its first delivery: `keep` it in the outbox, take
 -- it for sent (`send`), or `begin` it.
--- ARGV: 3 header (JSON: from, entry, threads, children, ttl_ms, mode, owner, lease_ms), 4 canvas,
+-- ARGV: 3 header (JSON: from, entry, threads, children, ttl_ms, digest, mode, owner, lease_ms), 4 canvas,
 --   5 the first delivery's row, 6 its envelope
 local h = cjson.decode(ARGV[3])
 local canvas, raw, envelope = ARGV[4], ARGV[5], ARGV[6]
 if status then
+  local digest = redis.call('HGET', CONVERSATION, FIELD_DIGEST)
+  if digest and h.digest ~= '' and digest ~= '' and digest ~= h.digest then
+    return reply_skip({reason = SKIP_ANOTHER})
+  end
   if h.mode == 'begin' then return begin(h.entry, h.owner, h.lease_ms) end
   -- Repeated before its first message was sent, it answers that message once more.
   local is_unsent = h.mode == 'keep' and state_of(h.entry) == STATE_READY
@@ -16,7 +20,7 @@ name_in_lists = string.format('%015d:', now_ms) .. conversation_id
 status, ttl_ms, entry_id = STATUS_RUNNING, h.ttl_ms, h.entry
 redis.call('HSET', CONVERSATION, FIELD_ENTRY, h.entry, FIELD_FROM, h.from,
   FIELD_MEMBER, name_in_lists, FIELD_STATUS, status, FIELD_VALUE, 'null', FIELD_WAITING, 0,
-  FIELD_TTL, h.ttl_ms, FIELD_CREATED, now_ms, FIELD_CANVAS, canvas, FIELD_RELEASE, RELEASE_PARKED)
+  FIELD_TTL, h.ttl_ms, FIELD_CREATED, now_ms, FIELD_CANVAS, canvas, FIELD_DIGEST, h.digest, FIELD_RELEASE, RELEASE_PARKED)
 redis.call('ZADD', CREATED, 0, name_in_lists)
 redis.call('ZREM', RETENTION, ':' .. conversation_id)
 for _, thread in ipairs(h.threads) do

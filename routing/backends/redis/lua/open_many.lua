@@ -5,9 +5,9 @@
 --   and log
 -- ARGV: 1 ttl ms; then of each conversation its id, who it is from, its canvas, the first delivery's
 --   row and envelope, the root thread's id and row, the root as a child (JSON: name -> id), the first
---   delivery's thread, its row, and it as a child. A first delivery's id is its conversation's.
+--   delivery's thread, its row, it as a child, and the digest. A first delivery's id is its conversation's.
 -- Numbers are passed as texts: to write one for a command takes as long as to look a key up.
-local FIRST_KEY, KEYS_EACH, FIRST_FIELD, FIELDS_EACH = 4, 4, 2, 11
+local FIRST_KEY, KEYS_EACH, FIRST_FIELD, FIELDS_EACH = 4, 4, 2, 12
 local ttl_ms = ARGV[1]
 local clock = redis.call('TIME')
 local now_ms = string.format('%d%03d', clock[1], math.floor(clock[2] / 1000))
@@ -17,14 +17,14 @@ local prefix, logged = string.format('%015d:', now_ms), now_ms .. '|' .. EVENT_M
 local known, index, retention, sent = {}, {}, {}, {}
 
 local function open(at, first_key)
-  local id, from, canvas, row, envelope, root, root_row, roots, thread, thread_row, children =
+  local id, from, canvas, row, envelope, root, root_row, roots, thread, thread_row, children, digest =
     unpack(ARGV, at, at + FIELDS_EACH - 1)
   local conversation, deliveries, threads, log = unpack(KEYS, first_key, first_key + KEYS_EACH - 1)
   if redis.call('EXISTS', conversation, threads) > 0 then return false end
   local name = prefix .. id
   redis.call('HSET', conversation, FIELD_ENTRY, id, FIELD_FROM, from, FIELD_MEMBER, name,
     FIELD_STATUS, STATUS_RUNNING, FIELD_VALUE, 'null', FIELD_WAITING, '0', FIELD_TTL, ttl_ms,
-    FIELD_CREATED, now_ms, FIELD_CANVAS, canvas, FIELD_RELEASE, RELEASE_PARKED,
+    FIELD_CREATED, now_ms, FIELD_CANVAS, canvas, FIELD_DIGEST, digest, FIELD_RELEASE, RELEASE_PARKED,
     FIELD_UPDATED, now_ms, FIELD_TOUCHED, now_ms, FIELD_IN_FLIGHT, '1', FIELD_COUNT, '1')
   redis.call('HSET', deliveries, ROW_OF .. id, row, ENVELOPE_OF .. id, envelope,
     STATE_OF .. id, STATE_SENT .. '|0||', SLOT_COUNT_OF .. thread, '1', SLOT_OF .. thread .. ':0', id)
