@@ -77,7 +77,7 @@ def header_fault(headers: Mapping[Any, Any]) -> str:
     for name, (check, expected) in _VITAL.items():
         if name in headers and not check(headers[name]):
             return _fault(f"header {name!r}", headers[name], expected)
-    return "the headers are nested too deep" if too_deep(headers) else ""
+    return ""
 
 
 def task_fault(parts: Mapping[str, Any], reserved: frozenset[str]) -> str:
@@ -86,9 +86,9 @@ def task_fault(parts: Mapping[str, Any], reserved: frozenset[str]) -> str:
     `parts` are the headers, with the canvas that stands in the body. `reserved` are the names that
     Celery gives to parts of a running task that are no headers, so nobody may send them.
     """
-    if "id" not in parts:
+    if parts.get("id") is None:
         return "there is no id"
-    fault = header_fault(parts)
+    fault = header_fault(parts) or ("the headers are nested too deep" if too_deep(parts) else "")
     if fault:
         return fault
     for name, value in parts.items():
@@ -96,7 +96,7 @@ def task_fault(parts: Mapping[str, Any], reserved: frozenset[str]) -> str:
             check, expected = _TASK[name]
             if not check(value):
                 return _fault(f"header {name!r}", value, expected)
-        elif name in reserved and name not in _VITAL:
+        elif name in reserved:
             return f"a header named {name!r}, which is Celery's own name"
         elif isinstance(value, str) and len(value) > MAX_TEXT:
             return f"header {name!r} has {len(value)} characters, more than {MAX_TEXT}"
@@ -138,7 +138,6 @@ def custom_headers(headers: object, reserved: frozenset[str]) -> dict[str, Any]:
         if isinstance(name, str)
         and name not in reserved
         and name not in _TASK
-        and name not in _VITAL
         and not name.startswith("threadloom_")
         and not too_deep(value)
     }
@@ -239,17 +238,13 @@ _ID = (_or_none(_id), f"a printable text of 1 to {MAX_ID_BYTES} bytes")
 _SHORT = (_or_none(_short_text), f"a text of at most {MAX_ID_BYTES} characters")
 _LONG = (_or_none(_text), f"a text of at most {MAX_TEXT} characters")
 _WHOLE = (_or_none(_whole), "a whole number")
-#: what a worker's main process stumbles over, whose ever task it is
+#: what a worker's main process stumbles over, whichever task it is for
 _VITAL: dict[str, tuple[Check, str]] = {
-    "id": (_id, _ID[1]),
-    "task": (_id, _ID[1]),
+    "id": (lambda value: isinstance(value, str), "a text"),
+    "task": (lambda value: isinstance(value, str), "a text"),
     "timelimit": (_or_none(_limits), "a pair of numbers of seconds"),
     "stamped_headers": (_or_none(_texts), "a list of texts"),
     "stamps": (_or_none(_mapping), "a mapping"),
-    "shadow": _SHORT,
-    "root_id": _ID,
-    "parent_id": _ID,
-    "retries": _WHOLE,
 }
 _CANVAS: dict[str, tuple[Check, str]] = {
     "callbacks": (_or_none(_signatures), "a list of signatures"),
@@ -259,7 +254,14 @@ _CANVAS: dict[str, tuple[Check, str]] = {
 }
 #: what a listener's task reads beyond that
 _TASK: dict[str, tuple[Check, str]] = {
+    **_VITAL,
     **_CANVAS,
+    "id": _ID,
+    "task": _ID,
+    "root_id": _ID,
+    "parent_id": _ID,
+    "shadow": _SHORT,
+    "retries": _WHOLE,
     "lang": _SHORT,
     "group": _ID,
     "group_index": _WHOLE,

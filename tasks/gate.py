@@ -51,6 +51,8 @@ _QUOTING = 6
 #: errors that kombu lists as those of a lost connection, and that an odd value causes, too:
 #: redis-py raises DataError for a value that it cannot send
 _OF_A_VALUE = (DataError, LookupError, TypeError, ValueError)
+#: levels of a message of others at which Python is about to refuse to pickle it
+_DEEPEST = 400
 _NO_KEYWORDS: Mapping[str, Any] = {}
 _CANVAS_PARTS = ("callbacks", "errbacks", "chain", "chord")
 
@@ -216,7 +218,7 @@ class Gate:
             return self._fault_of_ours(message, body)
         if named is None and not self._is_of_others(queue):
             return "the message names no task"
-        return "the body is nested too deep" if too_deep(body) else ""
+        return "the message is nested too deep" if too_deep([headers, body], _DEEPEST) else ""
 
     def _fault_of_ours(self, message: Any, body: Any) -> str:
         """Why a message for a listener is none."""
@@ -317,6 +319,7 @@ class Gate:
             reply_to=parts.get("reply_to") if sound else None,
             correlation_id=refused.message_id,
             group=parts.get("group") if sound else None,
+            delivery_info={"routing_key": refused.queue},
             **canvas,
         )  # fmt: skip
         error = ConversationError("validation", f"the message was refused: {refused.cause}", False)

@@ -269,11 +269,16 @@ def _is_harmless(name: str) -> bool:
 @pytest.mark.both_brokers
 def test_the_sender_of_a_refused_message_is_told(desk: Deployment, elsewhere: Celery) -> None:
     """The error says which part; nothing else of that id is touched, and the list has it."""
-    result = elsewhere.send_task("echo", [nested(480)])
+    told = signature("echo", ({"text": "told"},), immutable=True, app=elsewhere)
+    told.set(task_id=str(uuid.uuid4()), queue=desk.queue)
+    result = elsewhere.send_task("echo", [nested(480)], link_error=told)
     with pytest.raises(ConversationError) as caught:
         result.get(timeout=WAIT_S)
     assert caught.value.code == "validation"
     assert "nested too deep" in caught.value.message
+    assert elsewhere.AsyncResult(told.options["task_id"]).get(timeout=WAIT_S)["payload"] == {
+        "text": "told"
+    }
     [refused] = [r for r in desk.backend.refused() if r.message_id == result.id]
     assert (refused.task, refused.queue) == ("echo", desk.queue)
     assert desk.backend.drop_refused(refused.id)
