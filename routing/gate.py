@@ -113,6 +113,11 @@ def property_fault(properties: Mapping[str, Any]) -> str:
 
 def body_fault(body: object) -> str:
     """Why a body is not a task's; empty if it is one."""
+    return shape_fault(body) or ("the body is nested too deep" if too_deep(body) else "")
+
+
+def shape_fault(body: object) -> str:
+    """Why a body has not the parts of a task's; empty if it has. They are not looked into."""
     match body:
         case {
             "args": list() | tuple(),
@@ -125,7 +130,7 @@ def body_fault(body: object) -> str:
                 return f"the body's third part holds {strangers[0][:80]!r}, which is no canvas"
         case _:
             return "the body is not [args, kwargs, embed]"
-    return "the body is nested too deep" if too_deep(body) else ""
+    return ""
 
 
 def custom_headers(headers: object, reserved: frozenset[str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from threadloom.routing.gate import (
     header_fault,
     id_fault,
     property_fault,
+    shape_fault,
     task_fault,
     too_deep,
 )
@@ -294,7 +295,7 @@ class Gate:
         headers = message.headers if isinstance(message.headers, Mapping) else {}
         kwargs, parts = _NO_KEYWORDS, dict(headers)
         with suppress(Exception):  # a body that cannot be read; the headers may say who sent it
-            if not body_fault(message.payload):
+            if not shape_fault(message.payload):
                 kwargs, parts = _parts(headers, message.payload)
         if {CONVERSATION, TOGETHER} & kwargs.keys():
             return {**parts, "told": False}
