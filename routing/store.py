@@ -182,6 +182,9 @@ class RecoveryStore(Protocol):
     def unbegun(self, *, older_than_ms: int, limit: int) -> Sequence[Due]:
         """Messages published so long ago and not begun, the oldest first: waiting, or lost."""
 
+    def addressed(self, unbegun: Sequence[Due]) -> Sequence[str | None]:
+        """The listener that each of these messages is for; None for one that is not there."""
+
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
         """The message of an unbegun delivery, if it still is one; one caller gets it.
 
@@ -204,6 +207,9 @@ class RecoveryStore(Protocol):
 
 class WorkerStore(Protocol):
     """Which workers are there."""
+
+    def now_ms(self) -> int:
+        """The store's clock, by which everything in it is timed: ms since 1970."""
 
     def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
         """Say that a worker with so many pool processes is there, for `ttl_ms`."""

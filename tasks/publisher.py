@@ -7,7 +7,6 @@ once the broker is back. So a failure to publish here loses nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: AMQP's delivery mode of a message that need not survive a broker restart
 _TRANSIENT = 1
-#: header of a message: ms since 1970 at which it was published, by its sender's clock
+#: header of a message: ms since 1970 at which it was published, by the registry's clock
 SENT_HEADER = "threadloom_sent_ms"
 
 
@@ -252,7 +251,7 @@ class Publisher:
             serializer="json",  # independent of the serializer of the app's other tasks
             headers={
                 **headers,
-                SENT_HEADER: now_ms(),
+                **self._sent_now(),
                 ORGANISM_HEADER: self._runtime.organism.name,
             },
             # RabbitMQ does not write a transient message to disk, and confirms it twice as fast. If
@@ -261,6 +260,12 @@ class Publisher:
             **({} if priority is None else {"priority": priority}),
         )
         self._runtime.reached(Point.PUBLISHING, None)
+
+    def _sent_now(self) -> dict[str, int]:
+        try:
+            return {SENT_HEADER: self._runtime.registry_ms()}
+        except RegistryUnavailableError:
+            return {}
 
     @cached_property
     def _origin(self) -> str:
@@ -307,11 +312,6 @@ def _cleared(sent: Iterable[Publication]) -> list[str]:
 def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(names), size):
         yield names[start : start + size]
-
-
-def now_ms() -> int:
-    """Return the milliseconds since 1970 by this machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 def _waiting(connection: Connection, queue: Queue) -> int:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
-from itertools import chain, zip_longest
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import bootsteps
@@ -29,9 +28,10 @@ from threadloom.routing.records import Due
 from threadloom.tasks.claims import CLAIM_MS, claim_queues
 from threadloom.tasks.leases import LeaseKeeper, listener_requests
 from threadloom.tasks.listener import ListenerTask
+from threadloom.tasks.lost import LOST_AFTER_MS, by_turns, republish_lost
 from threadloom.tasks.overtime import OvertimeBoard
 from threadloom.tasks.pools import pool_fault, warn_of_eviction
-from threadloom.tasks.publisher import Publisher, now_ms
+from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Runtime, runtime_of
@@ -50,14 +50,12 @@ PRESENCE_MS = 5_000
 #: s between two checks of the pool's processes. Celery checks when a process's pipe closes, but a
 #: killed process closes it before it can be waited for, and Celery's next check is 5 s later.
 POOL_LOOK_S = 0.5
-#: ms after which a published message that no worker has begun is looked for in the broker
-LOST_AFTER_MS = 3_000
-#: ms after which a worker reports a message that it holds back, before another one looks for it
-VOUCH_AFTER_MS = LOST_AFTER_MS // 2
-#: ms by which a later message must have overtaken one that counts as lost; clocks differ
-OVERTAKEN_BY_MS = 2_000
+#: s after which a worker reports a message that it holds back, before another one looks for it
+VOUCH_AFTER_S = LOST_AFTER_MS / 2000
 #: ms until a reclaimed item is due again, in case the worker dies before publishing it
 RETRY_IN_MS = 3_000
+#: most messages that are reported at once
+VOUCH_TOGETHER = 500
 #: most items reclaimed per sweep, so that the worker's timer stays responsive
 SWEEP_LIMIT = 200
 #: s after which a sweep reclaims no further item: with a broker that is connected but silent, each
@@ -247,25 +245,17 @@ def vouch_for(held: Iterable[Request], runtime: Runtime) -> None:
     """Keep all workers from treating these messages, which this worker holds unbegun, as lost.
 
     Otherwise each would be published again, and the copies would fill the worker's prefetch or
-    use up the rate limit. The worker reports its messages in each sweep; if it dies, they count as
-    lost after the same time as any others.
+    use up the rate limit. The worker reports its messages again and again; if it dies, they count
+    as lost after the same time as any others. Without a limit to its prefetch it holds any number.
     """
-    ends = tuple(f"|{delivery}" for request in held for _, delivery in turns_of(request))
-    if not ends:
-        return
-    for due in runtime.backend.unbegun(older_than_ms=VOUCH_AFTER_MS, limit=SWEEP_LIMIT):
-        if due.member.endswith(ends):
-            # This restarts the message's time in `sent`; the publication it returns is not used.
-            runtime.backend.republish(due, older_than_ms=VOUCH_AFTER_MS)
-
-
-def by_turns(items: Iterable[Due]) -> Iterator[Due]:
-    """The items, one of each conversation at a time, so that none keeps the others waiting."""
-    groups: dict[str, list[Due]] = {}
-    for item in items:
-        groups.setdefault(item.conversation_id, []).append(item)
-    rounds = zip_longest(*groups.values())
-    return (item for item in chain.from_iterable(rounds) if item is not None)
+    now = time.monotonic()
+    silent = [r for r in held if now - getattr(r, "vouched_at", 0.0) > VOUCH_AFTER_S]
+    for start in range(0, len(silent), VOUCH_TOGETHER):
+        some = silent[start : start + VOUCH_TOGETHER]
+        runtime.backend.requeued([turn for request in some for turn in turns_of(request)])
+        for request in some:
+            marked: Any = request
+            marked.vouched_at = now
 
 
 def sweep(runtime: Runtime, publisher: Publisher) -> int:
@@ -291,68 +281,6 @@ def sweep(runtime: Runtime, publisher: Publisher) -> int:
 
     for due in by_turns(found):
         runtime.set_aside.attempt(due.member, reclaim, due)
-        if time.monotonic() > until:
-            break
-    return published
-
-
-def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
-    """Publish again the messages that the broker has lost; return how many.
-
-    A message that no worker has begun may still be queued, or be lost: the broker restarted
-    without its messages, the queue was purged, or a worker was killed while it held the message.
-    It counts as lost if its queue is empty, or if a message published later was received before
-    it. A busy worker may have reserved it instead; then the copy gives it to an idle worker, and
-    the worker that begins it second skips it.
-    """
-    unbegun = runtime.backend.unbegun(older_than_ms=LOST_AFTER_MS, limit=SWEEP_LIMIT)
-    if not unbegun:
-        return 0
-    empty = publisher.empty_queues()
-    if empty is None:
-        return 0
-    published = 0
-    queues = set(runtime.organism.queues)
-    overtaken_ms = _overtaken_after_ms(runtime, queues - empty)
-    if overtaken_ms is not None:
-        published += _republish(runtime, publisher, unbegun, overtaken_ms, queues)
-    if empty:
-        published += _republish(runtime, publisher, unbegun, LOST_AFTER_MS, empty)
-    return published
-
-
-def _overtaken_after_ms(runtime: Runtime, busy: Set[str]) -> int | None:
-    """Return the age in ms from which an unbegun message in any busy queue counts as overtaken.
-
-    None if this is unknown: this worker has received nothing from one of the queues, or later
-    messages may pass because of their priority.
-    """
-    if not busy or runtime.organism.depth_first or not busy <= runtime.newest_ms.keys():
-        return None
-    come_to_ms = min(runtime.newest_ms[queue] for queue in busy)
-    return max(LOST_AFTER_MS, now_ms() - come_to_ms + OVERTAKEN_BY_MS)
-
-
-def _republish(
-    runtime: Runtime,
-    publisher: Publisher,
-    unbegun: Iterable[Due],
-    older_than_ms: int,
-    queues: Set[str],
-) -> int:
-    """Publish again the messages of these queues that are old enough; return how many."""
-    published = 0
-
-    def republish(due: Due) -> None:
-        nonlocal published
-        publication = runtime.backend.republish(due, older_than_ms=older_than_ms)
-        if publication is not None and runtime.organism.queue_of(publication.to) in queues:
-            logger.warning("sweep.republished message_id=%s to=%s", publication.id, publication.to)
-            published += publisher.publish([publication])
-
-    until = time.monotonic() + SWEEP_BUDGET_S
-    for due in by_turns(unbegun):
-        attempted(republish, due)
         if time.monotonic() > until:
             break
     return published

@@ -20,7 +20,7 @@ from threadloom.config import RegistryUnavailableError
 from threadloom.routing.records import Publication
 from threadloom.routing.states import Abandonment
 from threadloom.tasks.canvas import CONVERSATION, TOGETHER
-from threadloom.tasks.publisher import SENT_HEADER, Publisher, now_ms
+from threadloom.tasks.publisher import SENT_HEADER, Publisher
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import ORGANISM_HEADER
 
@@ -49,7 +49,7 @@ def strategy(task: Any, app: Celery, consumer: Any, **options: Any) -> Callable[
         if _is_of_another(runtime, message):
             message.ack_log_error(logger, consumer.connection_errors)
             return None
-        _note_age(runtime, message)
+        _note_age(runtime, message, task.name)
         return handle(message, *args, **kwargs)
 
     return take_in
@@ -77,13 +77,18 @@ def _is_of_another(runtime: Runtime, message: Any) -> bool:
     return True
 
 
-def _note_age(runtime: Runtime, message: Any) -> None:
-    """Record the publishing time of the newest message received from the queue so far."""
-    sent_ms = (message.headers or {}).get(SENT_HEADER)
-    if isinstance(sent_ms, int):
-        queue = message.delivery_info.get("routing_key")
-        newest_ms = max(sent_ms, runtime.newest_ms.get(queue, 0))
-        runtime.newest_ms[queue] = min(newest_ms, now_ms())  # a header may hold any number
+def _note_age(runtime: Runtime, message: Any, listener: str) -> None:
+    """Note the publishing time of a message that one of our processes has published."""
+    published_ms = (message.headers or {}).get(SENT_HEADER)
+    if not isinstance(published_ms, int):
+        return
+    try:
+        now_ms = runtime.registry_ms()
+    except RegistryUnavailableError:
+        return
+    priority = (message.delivery_info or {}).get("priority") or message.properties.get("priority")
+    queue = runtime.organism.queue_of(listener)
+    runtime.arrivals.note(queue, min(published_ms, now_ms), priority)  # anybody may write a header
 
 
 class DeliveryRequest(Request):

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
+from threadloom.config import RegistryUnavailableError
 from threadloom.routing import Organism
 from threadloom.routing.backends import SharedBackend
 from threadloom.routing.records import Delivery
 from threadloom.routing.store import Published
+from threadloom.tasks.arrivals import Arrivals
 from threadloom.tasks.overtime import OvertimeBoard
+from threadloom.tasks.unbegun import Unbegun
 from threadloom.tasks.unfailing import SetAside
 
 #: ms without renewal after which a lease expires and its delivery is taken over
@@ -30,6 +33,8 @@ LEASE_MS = 4_000
 LEAST_LANES, UNKNOWN_LANES = 4, 64
 #: seconds for which a count of the workers is used
 LANES_FOR_S = 5.0
+#: seconds for which a reading of the registry's clock is used
+CLOCK_FOR_S = 60.0
 
 
 #: maps a random hex digit to a UUID variant digit: the bits 10, then two random bits
@@ -78,8 +83,13 @@ class Runtime:
     sends_events: bool = False
     #: deadlines of the pool's processes; set by the worker if its pool forks processes
     overtime: OvertimeBoard | None = field(default=None, repr=False)
-    #: queue to the publishing time of the newest message that this worker received, ms since 1970
-    newest_ms: dict[str, int] = field(default_factory=dict, repr=False)
+    #: how far this worker has come in each queue
+    arrivals: Arrivals = field(default_factory=Arrivals, repr=False)
+    #: what this worker remembers of messages that nobody has begun
+    unbegun: Unbegun = field(default_factory=Unbegun, repr=False)
+    #: ms by which the registry's clock is ahead of the monotonic one, and when that was read
+    _clock_ahead_ms: float | None = field(default=None, repr=False)
+    _clock_read_at: float = field(default=0.0, repr=False)
     #: overdue items that could not be reclaimed or published
     set_aside: SetAside = field(default_factory=SetAside, repr=False)
     #: conversation to its deliveries that are published and not yet cleared from the outbox
@@ -107,6 +117,24 @@ class Runtime:
         if not self._format_is_known:
             self.backend.check_format()
             self._format_is_known = True
+
+    def registry_ms(self) -> int:
+        """Return the time by the registry's clock, which is asked once a minute.
+
+        In between the monotonic clock goes on, which nobody sets. Raises RegistryUnavailableError
+        if the registry was never asked and does not answer.
+        """
+        now = time.monotonic()
+        if self._clock_ahead_ms is None or now - self._clock_read_at > CLOCK_FOR_S:
+            try:
+                told_ms = self.backend.now_ms()
+            except RegistryUnavailableError:
+                if self._clock_ahead_ms is None:
+                    raise
+            else:
+                self._clock_ahead_ms = told_ms - time.monotonic() * 1000
+            self._clock_read_at = now
+        return round(time.monotonic() * 1000 + self._clock_ahead_ms)
 
     def clear_later(self, conversation_id: str, deliveries: Sequence[str]) -> None:
         """Leave the clearing of published deliveries to the next `begin` of this process."""

@@ -24,7 +24,8 @@ from tests.harness import eventually
 from threadloom import tasks
 from threadloom.routing.backends.redis.scripts import load_scripts
 from threadloom.service.embedded_redis import EmbeddedRedis
-from threadloom.tasks.recovery import OVERTAKEN_BY_MS, SWEEP_S
+from threadloom.tasks.lost import OVERTAKEN_BY_MS
+from threadloom.tasks.recovery import SWEEP_S
 
 #: seconds before a test gives up on what has to come
 PATIENCE_S = 200.0

@@ -33,8 +33,9 @@ from tests.harness import ORGANISMS, WAIT_S, Deployment, NewBroker, eventually, 
 from tests.rabbit import Rabbit
 from threadloom import tasks
 from threadloom.config.celery_settings import is_rabbitmq
+from threadloom.tasks.lost import LOST_AFTER_MS
 from threadloom.tasks.publisher import Publisher
-from threadloom.tasks.recovery import LOST_AFTER_MS, sweep
+from threadloom.tasks.recovery import sweep
 
 pytest_plugins = ["tests.broker_fixtures"]
 

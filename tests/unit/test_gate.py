@@ -23,7 +23,7 @@ from threadloom.routing.gate import (
 from threadloom.routing.records import Due
 from threadloom.tasks.canvas import RESERVED, canvas_options, resume_options
 from threadloom.tasks.inflation import InflationError, check_inflation
-from threadloom.tasks.recovery import by_turns
+from threadloom.tasks.lost import by_turns
 
 MIB = 1 << 20
 GOOD: dict[str, Any] = {

@@ -51,6 +51,14 @@ class Recovery(Conversations):
         return _late(self._shared.sent, self._now - older_than_ms, limit)
 
     @atomic
+    def addressed(self, unbegun: Sequence[Due]) -> Sequence[str | None]:
+        found = (
+            self._stored(due.conversation_id, codec.due_parts(due.member.encode())[1])
+            for due in unbegun
+        )
+        return [None if stored is None else stored.delivery.to for _, stored in found]
+
+    @atomic
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
         sent = self._shared.sent
         published = sent.get(unbegun.member)
@@ -83,6 +91,10 @@ class Recovery(Conversations):
         for conversation in over[:limit]:
             self._forget(conversation)
         return len(over[:limit])
+
+    @atomic
+    def now_ms(self) -> int:
+        return self._now
 
     @atomic
     def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:

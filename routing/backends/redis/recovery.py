@@ -8,7 +8,7 @@ from threadloom.routing.backends import codec
 from threadloom.routing.backends.redis import replies
 from threadloom.routing.backends.redis.commits import publications, resumption
 from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
-from threadloom.routing.backends.redis.layout import SHARDS
+from threadloom.routing.backends.redis.layout import SHARDS, Field
 from threadloom.routing.backends.redis.script_line import Call
 from threadloom.routing.records import Due, Publication
 
@@ -47,6 +47,14 @@ class Recovery(RegistryConnection):
         return self._late("sent", self._now_ms() - older_than_ms, limit)
 
     @at_the_edge
+    def addressed(self, unbegun: Sequence[Due]) -> Sequence[str | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for due in unbegun:
+            _, delivery = codec.due_parts(due.member.encode())
+            pipe.hget(self._keys(due.conversation_id).deliveries, Field.ROW.of(delivery))
+        return [row and codec.delivery_from(row, b"").to for row in pipe.execute()]
+
+    @at_the_edge
     def republish(self, unbegun: Due, *, older_than_ms: int) -> Publication | None:
         rows = self._run("republish", unbegun.conversation_id, unbegun.member, older_than_ms)
         return next(iter(publications(unbegun.conversation_id, rows)), None)
@@ -69,6 +77,10 @@ class Recovery(RegistryConnection):
             pipe.zrangebyscore(kept, "-inf", now, start=0, num=limit)
         members = [m.decode() for found in pipe.execute() for m in found][:limit]
         return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
+
+    @at_the_edge
+    def now_ms(self) -> int:
+        return self._now_ms()
 
     @at_the_edge
     def announce(self, worker: str, processes: int, *, ttl_ms: int) -> None:
