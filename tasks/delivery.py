@@ -47,6 +47,7 @@ from threadloom.routing.records import (
     Transition,
     Turn,
 )
+from threadloom.routing.rights import REFUSED
 from threadloom.routing.states import Abandonment, SkipReason
 from threadloom.tasks.handlers import crash, ends_process, run_handler, told
 from threadloom.tasks.hop_events import HopEvents
@@ -194,6 +195,7 @@ class Deliverer:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
             return Outcome(summary="taken over", skipped=True), None
         self._runtime.reached(Point.COMMITTED, frame.delivery)
+        tell_operators(transition, frame)
         outbox: list[Publication] = list(committed.publications)
         if committed.resume is not None and not turn.hands_over:
             outbox.append(committed.resume)
@@ -314,6 +316,23 @@ class Deliverer:
                 deliveries=result.deliveries,
                 children={**frame.children, **result.children},
             )
+
+
+def tell_operators(transition: Transition, frame: Frame) -> None:
+    """Write the one line that a dead letter of any cause has in the log, and a refused call has."""
+    if not transition.dead_letter and REFUSED not in transition.note:
+        return
+    cause = "delivery.dead_letter" if transition.dead_letter else "call.refused"
+    logger.error(
+        "%s listener=%s conversation=%s message_id=%s reason=%s",
+        cause, frame.delivery.to, frame.conversation_id, frame.delivery.id,
+        one_line(transition.note),
+    )  # fmt: skip
+
+
+def one_line(text: str) -> str:
+    """Return the last line of a note: of a traceback, the error itself."""
+    return repr(text.strip().rpartition("\n")[2])
 
 
 def _unusable(exc: BaseException, frame: Frame) -> Actions:

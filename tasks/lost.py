@@ -2,8 +2,8 @@
 
 A message that no worker has begun may still be queued, or be lost: the broker restarted without
 its messages, the queue was purged, or a worker was killed while it held the message. It counts as
-lost if its queue is empty, or if a message of that queue that was published later was received
-before it. A busy worker may have reserved it instead; then the copy gives it to an idle worker,
+lost if its queue is empty in two looks, or if a message of that queue that was published later
+was received before it. A busy worker may have reserved it instead; then the copy gives it to an idle worker,
 and the worker that begins it second skips it.
 
 All ages are differences between times of the registry's clock. Each copy of a message doubles the
@@ -47,11 +47,14 @@ def by_turns(items: Iterable[Due]) -> Iterator[Due]:
 
 def republish_lost(runtime: Runtime, publisher: Publisher) -> int:
     """Publish again the messages that the broker has lost; return how many."""
+    before, runtime.unbegun.empty = runtime.unbegun.empty, set()
     if not runtime.backend.unbegun(older_than_ms=LOST_AFTER_MS, limit=1):
         return 0
-    empty = publisher.empty_queues()
-    if empty is None:
+    found = publisher.empty_queues()
+    if found is None:
         return 0
+    runtime.unbegun.empty = found
+    empty = found & before  # the last message may be on its way to a worker, which then reports it
     until = time.monotonic() + _BUDGET_S
     by_age: dict[int, set[str]] = {}
     for queue in runtime.organism.queues:

@@ -23,6 +23,9 @@ class Unbegun:
     #: how many copies of a message this worker has published
     copies: dict[str, int] = field(default_factory=dict)
 
+    #: the queues that were empty at the last look
+    empty: set[str] = field(default_factory=set)
+
     def resolve(self, found: Iterable[Due], backend: SharedBackend) -> Mapping[str, str]:
         """Return the listener of each of these messages that is still in the registry."""
         new = [due for due in found if due.member not in self.targets]

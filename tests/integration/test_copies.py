@@ -13,18 +13,21 @@ from tests.harness import ORGANISMS, WAIT_S, Deployment, adjusted, eventually
 from threadloom.tasks.lost import LOST_AFTER_MS
 
 AHEAD_NS = 600 * 1_000_000_000
+#: handlers that keep all the others waiting, one after the other
+GATES = 2
 #: what a `worker` does that waits until its gate lets it pass
 WAITS = {"how": "gate", "what": "held"}
 
 
-@pytest.mark.parametrize("prefetch", [1, 0], ids=["queued", "all in hand"])
+@pytest.mark.parametrize(("prefetch", "behind"), [(1, 10), (0, 800)], ids=["queued", "all in hand"])
 def test_what_waits_has_one_message(
     prefetch: int,
+    behind: int,
     deployment_url: Callable[[], str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The sender's clock is ten minutes ahead, and one handler keeps all others waiting.
+    """The sender's clock is ten minutes ahead, and two handlers keep all others waiting.
 
     Without a limit to its prefetch, the worker holds every one of them.
     """
@@ -37,16 +40,18 @@ def test_what_waits_has_one_message(
         worker = deployment.start_worker(concurrency=1)
         true = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: true() + AHEAD_NS)
-        results = [deployment.inject("worker", WAITS) for _ in range(5)]
+        results = [deployment.inject("worker", WAITS) for _ in range(GATES)]
+        results += [deployment.inject("copier", {"value": "x"}) for _ in range(behind)]
         monkeypatch.undo()
         eventually(lambda: deployment.records(event="work"), what="the first one runs")
-        until = time.monotonic() + 1.5 * LOST_AFTER_MS / 1000
-        eventually(lambda: time.monotonic() > until, what="longer than a lost one")
         client = redis.Redis.from_url(deployment.redis_url)
-        client.rpush("gate:held", *["pass"] * len(results))
+        for _ in range(GATES):  # the next one is taken in while others are older than a lost one
+            pause = time.monotonic() + 1.2 * LOST_AFTER_MS / 1000
+            eventually(lambda p=pause: time.monotonic() > p, what="longer than a lost one")  # type: ignore[misc]
+            client.rpush("gate:held", "pass")
         for result in results:
             result.get(timeout=WAIT_S)
         assert "sweep.republished" not in worker.output
-        assert len(deployment.records(event="work")) == len(results)
+        assert len(deployment.records(event="work")) == GATES
     finally:
         deployment.close()
