@@ -176,14 +176,14 @@ def wave(backend: RedisBackend, first: int, count: int) -> None:
 def forget(backend: RedisBackend) -> int:
     """Remove all whose retention is over; returns how many."""
     removed = 0
-    while now := backend.expire(limit=_SWEEP):
-        removed += now
+    while (found := backend.expire(limit=_SWEEP)).gone or found.too_old or found.more:
+        removed += found.gone
     return removed
 
 
 def soak(client: redis.Redis, conversations: int, *, at_once: int) -> Soak:
     """Run a soak on a Redis that nobody else uses. Raises RuntimeError if any is not forgotten."""
-    backend = RedisBackend(client, organism="soak", ttl_s=0)
+    backend = RedisBackend(client, organism="soak", ttl_s=0, max_age_s=0)
     wave(backend, 0, at_once)
     forget(backend)
     before = _settled(client, None)

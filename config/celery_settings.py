@@ -43,8 +43,6 @@ DEFAULTS: Mapping[str, Any] = {
     "broker_channel_error_retry": True,
     # Handlers keep running when the connection breaks: their commit does not need the broker.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
-    # Seconds. Only the injected task has a result, and its sender reads it within a day.
-    "result_expires": 86_400,
     # Seconds. A publisher (a worker or a web request) gives up soon: a message that was not
     # published stays in the outbox, and the sweep publishes it.
     "broker_connection_timeout": 2.0,
@@ -119,7 +117,9 @@ def celery_settings(config: OrganismConfig, *, redis_url: str | None) -> dict[st
         **given.get("broker_transport_options", {}),
     }
     own_queue = {"task_default_queue": config.organism.queue or config.organism.name}
-    settings = {**DEFAULTS, **own_queue, **broker, **urls, **given, **FIXED}
+    # Seconds. A result is kept as long as the conversation that it is the end of.
+    results = {"result_expires": config.organism.backend.redis_ttl}
+    settings = {**DEFAULTS, **results, **own_queue, **broker, **urls, **given, **FIXED}
     return {**settings, "broker_transport_options": options}
 
 

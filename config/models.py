@@ -98,7 +98,8 @@ class BackendConfig(_Section):
     ] = None
     #: every key begins with this prefix, followed by the organism's name
     redis_prefix: Annotated[Text, AfterValidator(fields.key_prefix)] = "tl:"
-    #: retention: seconds that a conversation's rows are kept after its last activity
+    #: retention: seconds that a conversation's rows are kept once it owes no answer any more, after
+    #: its last activity
     redis_ttl: Count = 86_400
 
 
@@ -114,6 +115,9 @@ class OrganismSection(_Section):
     max_deliveries: Count = 10_000
     #: most bytes of one payload's XML
     max_payload_bytes: Count = 1_048_576
+    #: most seconds that a conversation may owe an answer:
+    #: what runs or waits then ends with an error
+    max_age: Count = 30 * 86_400
     #: `depth-first` gives deeper deliveries a higher Celery priority
     thread_scheduling: Literal["breadth-first", "depth-first"] = "breadth-first"
     #: ms (the slice) for which a worker itself performs the deliveries that follow from a message,

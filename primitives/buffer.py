@@ -23,7 +23,7 @@ from lxml import etree
 from threadloom.primitives.answers import answer
 from threadloom.primitives.call import SystemCall
 from threadloom.primitives.policy import thresholds
-from threadloom.routing import XML, BufferItem, StoredItems, UnknownResultsError, payload
+from threadloom.routing import XML, BufferItem, StoredItems, payload
 from threadloom.routing.actions import Action, FanOut, JoinSettled, MoreItems, Supply
 from threadloom.routing.faults import limit_fault, routing_fault
 from threadloom.routing.records import JoinState
@@ -31,6 +31,7 @@ from threadloom.routing.records import JoinState
 BUFFER = "system.buffer"
 #: items that become deliveries in one commit, which nobody else's gets in between
 BATCH = 200
+_NO_LIST = "there is no such list of items here"
 #: seconds, or items at a time: more than anybody means
 _LONGEST = 1_000_000_000
 
@@ -103,14 +104,13 @@ def _start(message: BufferStart, call: SystemCall) -> Action:
     reason, note = _objection(message, total, call)
     if reason:
         return answer(BufferError(label, reason), failed=True, note=note)
+    if stored is not None and not call.stored.holds(stored):
+        return answer(BufferError(label, _NO_LIST), failed=True)
     if not total:
         return _nothing(message, label)
     if stored is None and total > BATCH:
         stored = call.stored.put(message.items)
-    try:
-        inputs = _first(stored, call) if stored else (item.element for item in message.items)
-    except UnknownResultsError:
-        return answer(BufferError(label, "there is no such list of items here"), failed=True)
+    inputs = _first(stored, call) if stored else (item.element for item in message.items)
     limits = thresholds(message.policy, total)
     return FanOut(
         label=label,

@@ -103,11 +103,15 @@ class Draft:
         self.threads.append(Thread(proposed, chain, parent_id))
         return proposed
 
-    def deliver(self, to: str, thread_id: str, from_id: str, content: Content, depth: int) -> None:
+    def deliver(
+        self, to: str, thread_id: str, from_id: str, content: Content, depth: int, *, is_reply: bool
+    ) -> None:
         """Add a delivery within this run's own branch."""
         scope = self.frame.delivery.scope
         self.deliveries.append(
-            self.new_delivery(to, thread_id, from_id, content, scope, depth=depth)
+            self.new_delivery(
+                to, thread_id, from_id, content, scope, depth=depth, is_reply=is_reply
+            )
         )
 
     def hold_for_itself(self, payload: Any) -> Delivery:
@@ -122,6 +126,7 @@ class Draft:
     def new_delivery(
         self, to: str, thread_id: str, from_id: str, content: Content, scope: Scope, *,
         depth: int, delivery_id: str = "", held: bool = False, answer_within_ms: int = 0,
+        is_reply: bool = False,
     ) -> Delivery:  # fmt: skip
         """A delivery that this run causes; it is not added yet."""
         listener = self.organism.listeners.get(to)
@@ -140,4 +145,5 @@ class Draft:
             opens_branch=bool(scope) and scope != self.frame.delivery.scope,
             answer_within_ms=answer_within_ms,
             local_s=listener.local_s if listener is not None else 0.0,
+            is_reply=is_reply,
         )

@@ -79,6 +79,11 @@ class HandlerResponse:
         if self.prompt is None and self.payload is None:
             raise TypeError("a HandlerResponse needs a payload; return None to end without a reply")
 
+    @property
+    def is_call(self) -> bool:
+        """Whether it calls a peer, or nobody by an empty name."""
+        return self.prompt is None and not self.is_reply
+
     @classmethod
     def respond(cls, payload: Any) -> HandlerResponse:
         """Answer whoever called this listener, on the caller's own thread."""

@@ -26,7 +26,10 @@ from threadloom.routing.faults import Huh, SystemError
 from threadloom.routing.payloads import (
     XML,
     PayloadType,
+    are_fields,
     canonical,
+    fields_of_list,
+    is_result,
     local_name,
     parse_canonical,
     parse_xml,
@@ -40,7 +43,7 @@ ENVELOPE_BYTES = 16_384
 
 _NOTHING = etree.Element("nothing")
 _NO_ENVELOPE = Envelope("", None, "", _NOTHING)
-_FAULT_CLASSES: dict[str, type] = {"huh": Huh, "SystemError": SystemError}
+_FAULTS = {"huh": payload_type(Huh), "SystemError": payload_type(SystemError)}
 
 
 class Gate(Struct, frozen=True):
@@ -54,8 +57,10 @@ class Gate(Struct, frozen=True):
     max_payload_bytes: int = 1_048_576
     #: whether damaged XML from outside is repaired
     repair: bool = False
-    #: finds the class of a reply that the listener did not declare, by root name
-    resolve: Callable[[str], PayloadType | None] | None = None
+    #: finds the class that was sent; None if this process does not have it
+    sent: Callable[[], PayloadType | None] | None = None
+    #: whether the class that was sent counts, and a declared one of the same root name does not
+    as_sent: bool = False
 
 
 class Ingress(Struct):
@@ -87,8 +92,8 @@ Step = Callable[[Ingress], None]
 def from_registry(data: bytes, gate: Gate) -> Ingress:
     """Take in an envelope that this program wrote.
 
-    Its payload may be a reply of a class that the listener did not declare: `gate.resolve` and
-    the error payloads are tried, and otherwise `message` is the payload as `XML`.
+    Its payload may be a reply of a class that the listener did not declare: then it is of the
+    class that `gate.sent` finds, and if there is none, `message` is the payload as `XML`.
     Raises InvalidEnvelopeError.
     """
     return run(Ingress(gate, "registry", data))
@@ -101,7 +106,9 @@ def from_outside(raw: object, gate: Gate, *, thread_id: str, from_id: str = "ext
 
     The mapping holds the fields of a declared class, or `type` and `payload` (and perhaps
     `thread`, as the result of another listener does), `payload` being such a mapping or XML
-    text. Raises InvalidEnvelopeError.
+    text. Where `type` and `payload` are fields of a declared class, they are nothing else. A
+    list, such as a chord's body gets, is the one list field of a declared class. Raises
+    InvalidEnvelopeError.
     """
     return run(Ingress(gate, "external", raw, from_id, thread_id))
 
@@ -122,6 +129,8 @@ def parse(state: Ingress) -> None:
     if state.source == "registry":
         state.root = _parse_own(state)
         return
+    if isinstance(raw, list | tuple):
+        raw = fields_of_list(raw, state.gate.accepts)
     if isinstance(raw, Mapping):
         raw = _as_xml(raw, state.gate)
     if isinstance(raw, etree._Element):
@@ -130,7 +139,9 @@ def parse(state: Ingress) -> None:
     if not isinstance(raw, (str, bytes)):
         raise InvalidEnvelopeError("parse", [f"expected XML text or a mapping, got {show(raw)}"])
     if state.gate.repair:
-        state.root, state.repairs = repair_xml(raw, max_bytes=limit)
+        state.root, state.repairs = repair_xml(
+            raw, names={*state.gate.accepts, "message"}, max_bytes=limit
+        )
     else:
         state.root = parse_xml(raw, max_bytes=limit)
 
@@ -182,11 +193,12 @@ def assign_thread(state: Ingress) -> None:
 def check_payload(state: Ingress) -> None:
     """Find the payload's class and check it by its schema."""
     element = state.envelope.payload
-    kind = _declared(state.gate, element)
-    if kind is None and state.source == "registry":
-        kind = _undeclared(state.gate, element)
+    if state.source == "registry":
+        kind = _kind_of_ours(state.gate, element)
         if kind is None:
             return
+    else:
+        kind = _declared(state.gate, element)
     if kind is None:
         raise InvalidEnvelopeError("payload XSD", [_not_accepted(element.tag, state.gate)])
     faults = kind.faults(element)
@@ -230,12 +242,13 @@ def _declared(gate: Gate, element: etree._Element) -> PayloadType | None:
     return kind if kind is not None and kind.tag == element.tag else None
 
 
-def _undeclared(gate: Gate, element: etree._Element) -> PayloadType | None:
-    """Return the class of a reply that the listener did not declare, None if nobody knows it."""
-    name = local_name(element)
-    kind = gate.resolve(name) if gate.resolve is not None else None
-    if kind is None and name in _FAULT_CLASSES:
-        kind = payload_type(_FAULT_CLASSES[name])
+def _kind_of_ours(gate: Gate, element: etree._Element) -> PayloadType | None:
+    """Return the class of a payload that this program wrote, None for a reply of an unknown one."""
+    kind = None if gate.as_sent else _declared(gate, element)
+    if kind is None and gate.sent is not None:
+        kind = gate.sent()
+    if kind is None:
+        kind = _FAULTS.get(local_name(element))
     return kind if kind is not None and kind.tag == element.tag else None
 
 
@@ -246,17 +259,18 @@ def _not_accepted(what: object, gate: Gate) -> str:
 
 def _as_xml(values: Mapping[Any, Any], gate: Gate) -> etree._Element | str | bytes:
     """Return the element that JSON values stand for, or the XML text a result carried."""
-    name, content = values.get("type"), values.get("payload")
-    named = {"type", "payload"} <= values.keys() <= {"type", "payload", "thread"}
-    if named and isinstance(name, str) and isinstance(content, (str, bytes, Mapping)):
-        if isinstance(content, (str, bytes)) and name in (*gate.accepts, "XML"):
-            return content
-        if name in gate.accepts and isinstance(content, Mapping):
-            kind = gate.accepts[name]
-            return kind.to_element(kind.from_json(content))
-        if not _fitting(values, gate):
-            raise InvalidPayloadError("payload", [_not_accepted(name, gate)])
-    return _as_only_fit(values, gate)
+    if not is_result(values) or any(are_fields(values, k.record) for k in gate.accepts.values()):
+        return _as_only_fit(values, gate)
+    name, content = values["type"], values["payload"]
+    if isinstance(content, (str, bytes)) and name in (*gate.accepts, "XML"):
+        return content
+    if isinstance(content, Mapping) and isinstance(name, str) and name in gate.accepts:
+        kind = gate.accepts[name]
+        return kind.to_element(kind.from_json(content))
+    if isinstance(name, str) and name in gate.accepts:
+        reason = f"payload: expected the fields of {name}, or XML text, got {show(content)}"
+        raise InvalidPayloadError("payload", [reason])
+    raise InvalidPayloadError("payload", [_not_accepted(name, gate)])
 
 
 def _as_only_fit(values: Mapping[str, object], gate: Gate) -> etree._Element:

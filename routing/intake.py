@@ -36,24 +36,31 @@ class Admitted(Struct, frozen=True, gc=False):
 def receive(delivery: Delivery, listener: Listener, organism: Organism) -> Any:
     """The typed object of a delivery. Raises InvalidEnvelopeError.
 
-    A reply may be of a class that the listener did not declare; what opens a branch of a join
-    is no reply, and the planner has seen to the calls.
+    A reply is of the class that was sent, which the listener need not have declared, whatever
+    other class has the same root element. A reply that was sent as XML, and every call, is of the
+    class that the listener declares for its root element.
     """
 
-    def resolve(_name: str) -> PayloadType | None:
-        return organism.payload_type_at(delivery.payload_path)
+    def sent() -> PayloadType | None:
+        return _class_at(delivery.payload_path, listener, organism)
 
     gate = Gate(
         listener.name,
         listener.accepts,
         organism.max_payload_bytes,
-        resolve=resolve,
+        sent=sent,
+        as_sent=delivery.is_reply and bool(delivery.payload_path),
     )
     state = from_registry(delivery.envelope, gate)
     reason = undeclared(state.envelope.payload, listener) if delivery.opens_branch else ""
     if reason:
         raise InvalidEnvelopeError("payload XSD", [reason])
     return state.message
+
+
+def _class_at(path: str, listener: Listener, organism: Organism) -> PayloadType | None:
+    declared = (kind for kind in listener.accepts.values() if kind.path == path)
+    return next(declared, None) or organism.payload_type_at(path)
 
 
 def undeclared(element: etree._Element, listener: Listener) -> str:

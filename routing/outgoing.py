@@ -13,6 +13,8 @@ from threadloom.routing.payloads import XML, payload_type
 from threadloom.routing.records import Ending
 from threadloom.routing.states import ConversationStatus
 
+_FAULTS = {kind.tag: kind for kind in map(payload_type, (Huh, SystemError))}
+
 
 class Content(Struct, frozen=True):
     """A payload on its way out."""
@@ -36,6 +38,9 @@ def content_of(payload: Any) -> Content:
     """Serialise a payload object. Raises InvalidPayloadError or PayloadDefinitionError."""
     if isinstance(payload, XML):
         element = payload.element
+        fault = _FAULTS.get(element.tag)
+        if fault is not None:  # whoever says so in XML says it all the same
+            return content_of(fault.from_element(element))
         name = etree.QName(element).localname
         return Content(element, name, "", False, lambda: payload.text)
     kind = payload_type(type(payload))

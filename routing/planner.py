@@ -73,6 +73,10 @@ def plan(
 
     `over_limit` and `label_taken` are what a backend answered to the plan before this one.
     """
+    calls = sum(isinstance(action, HandlerResponse) and action.is_call for action in actions)
+    # Each call becomes a delivery: too many are not worth being prepared.
+    if calls and organism.max_deliveries:
+        over_limit |= frame.deliveries + calls > organism.max_deliveries
     draft = Draft(frame, organism, new_id)
     planning = _Planning(draft, over_limit=over_limit, label_taken=label_taken)
     for action in actions:
@@ -138,7 +142,12 @@ class _Planning:
             assert thread.caller is not None
             assert thread.parent_id is not None
             draft.deliver(
-                thread.caller, thread.parent_id, draft.own_name, content, thread.depth - 1
+                thread.caller,
+                thread.parent_id,
+                draft.own_name,
+                content,
+                thread.depth - 1,
+                is_reply=True,
             )
 
     def _end(self, content: Content) -> None:
@@ -149,6 +158,9 @@ class _Planning:
     # --- calls -------------------------------------------------------------------------
 
     def _call(self, response: HandlerResponse) -> None:
+        if self._over_limit:  # before a thread is made that nobody would ever be called on
+            self._limit_reply()
+            return
         draft, thread, to = self._draft, self._frame.thread, response.to
         refused = refusal(to, self._frame, draft.organism)
         if refused:
@@ -169,9 +181,6 @@ class _Planning:
         if thread.depth + 1 > draft.organism.max_depth:
             self._tell_self(limit_fault(), f"the call chain is {thread.depth} deep")
             return
-        if self._over_limit:  # before a thread is made that nobody would ever be called on
-            self._limit_reply()
-            return
         child = draft.child_thread(thread.id, (*thread.chain, to), to)
         self._deliver_call(to, child, draft.own_name, content, thread.depth + 1)
 
@@ -179,7 +188,9 @@ class _Planning:
         """A call that cannot be made is answered to the listener that wanted to make it."""
         self._draft.notes.append(note)
         thread, own_name = self._frame.thread, self._draft.own_name
-        self._deliver_call(own_name, thread.id, SYSTEM, content_of(fault), thread.depth)
+        self._deliver_call(
+            own_name, thread.id, SYSTEM, content_of(fault), thread.depth, is_reply=True
+        )
 
     def _forward(self, forward: Forward) -> None:
         draft, thread = self._draft, self._frame.thread
@@ -229,13 +240,20 @@ class _Planning:
     # --- the delivery limit ------------------------------------------------------------
 
     def _deliver_call(
-        self, to: str, thread_id: str, from_id: str, content: Content, depth: int
+        self,
+        to: str,
+        thread_id: str,
+        from_id: str,
+        content: Content,
+        depth: int,
+        *,
+        is_reply: bool = False,
     ) -> None:
         if self._over_limit:
             self._limit_reply()
             return
         self._draft.calls = True
-        self._draft.deliver(to, thread_id, from_id, content, depth)
+        self._draft.deliver(to, thread_id, from_id, content, depth, is_reply=is_reply)
 
     def _limit_reply(self) -> None:
         """Past the delivery limit nothing is called any more: the limit goes up the chain."""

@@ -94,6 +94,8 @@ class Delivery(
     answer_within_ms: int = 0
     #: seconds its handler may take, if any worker may run it without it being queued; 0: none may
     local_s: float = 0.0
+    #: an answer to a call of this listener, so that its class need not be one that it takes
+    is_reply: bool = False
 
 
 class Join(
@@ -429,6 +431,17 @@ class Due(Struct, frozen=True, gc=False):
 
     conversation_id: str
     member: str
+
+
+class Expired(Struct, frozen=True, gc=False):
+    """What one look at the retention has done."""
+
+    #: conversations that are gone
+    gone: int = 0
+    #: those that owed an answer for too long, and were ended
+    too_old: tuple[str, ...] = ()
+    #: whether there may be more to do at once
+    more: bool = False
 
 
 Beginning = Begun | Release | Skip

@@ -20,7 +20,11 @@ from typing import Any
 from lxml import etree
 
 from threadloom.routing.envelope import CORE_NAMESPACE
-from threadloom.routing.errors import InvalidEnvelopeError, UnknownResultsError
+from threadloom.routing.errors import (
+    InvalidEnvelopeError,
+    InvalidPayloadError,
+    UnknownResultsError,
+)
 from threadloom.routing.faults import fault_text
 from threadloom.routing.outgoing import content_of
 from threadloom.routing.payloads import XML, canonical, local_name, new_element, parse_canonical
@@ -80,25 +84,48 @@ class StoredItems:
 class StoredResults:
     """The joins and the stored lists of one conversation, in the registry."""
 
-    def __init__(self, backend: JoinStore, conversation_id: str) -> None:
+    def __init__(
+        self,
+        backend: JoinStore,
+        conversation_id: str,
+        *,
+        max_items: int = 0,
+        max_item_bytes: int = 0,
+    ) -> None:
+        """`max_items` and `max_item_bytes` bound what `put` stores; 0: they do not."""
         self._backend = backend
         self._conversation = conversation_id
+        self._max_items = max_items
+        self._max_item_bytes = max_item_bytes
 
     def put(self, items: Iterable[Any]) -> StoredItems:
         """Store a list, a page at a time: `items` may be a generator of any length.
 
         Each item is a payload object or `XML`. Raises InvalidPayloadError for one that is none, or
-        breaks its own contract. A list that nobody refers to goes with its conversation.
+        breaks its own contract, is too large, or is one more than could ever be delivered. A list
+        that nobody refers to goes with its conversation.
         """
-        name, total, size, page = str(uuid.uuid4()), 0, 0, []
+        page: list[bytes] = []
+        name, total, size = str(uuid.uuid4()), 0, 0
         for item in items:
-            page.append(canonical(content_of(item).element))
+            page.append(self._item(item, total + len(page)))
             size += len(page[-1])
             if size > _PAGE_BYTES or len(page) == _LARGEST_PAGE:
                 self._backend.put_items(self._conversation, name, total, page)
                 total, size, page = total + len(page), 0, []
         self._backend.put_items(self._conversation, name, total, page)
         return StoredItems(name, total + len(page))
+
+    def _item(self, item: Any, index: int) -> bytes:
+        data = canonical(content_of(item).element)
+        fault = ""
+        if 0 < self._max_items <= index:
+            fault = f"there are more of them than max_deliveries {self._max_items}"
+        elif 0 < self._max_item_bytes < len(data):
+            fault = f"{len(data)} bytes, more than max_payload_bytes {self._max_item_bytes}"
+        if fault:
+            raise InvalidPayloadError(f"item {index}", [fault])
+        return data
 
     def stored_items(self, name: str, start: int, stop: int) -> list[etree._Element]:
         """The items `start` to `stop - 1` of a list.
@@ -109,6 +136,12 @@ class StoredResults:
         if len(found) != stop - start:
             raise UnknownResultsError(name)
         return [parse_canonical(item) for item in found]
+
+    def holds(self, items: StoredItems) -> bool:
+        """Whether a list is as long as a message says, which anybody may have written."""
+        last = max(0, items.total - 1)
+        found = self._backend.items(self._conversation, items.name, last, items.total + 1)
+        return len(found) == min(1, items.total)
 
     def join(self, join_id: str) -> JoinState | None:
         """One join with its counts; None if this conversation has none of that id."""

@@ -19,6 +19,7 @@ from threadloom.routing.records import (
     Delivery,
     Due,
     Ending,
+    Expired,
     JoinState,
     LogEntry,
     Opening,
@@ -29,6 +30,7 @@ from threadloom.routing.records import (
     Turn,
     Wait,
 )
+from threadloom.routing.states import ConversationStatus
 
 #: ms after which a message that nobody confirmed as published is published again
 PUBLISH_GRACE_MS = 3_000
@@ -40,9 +42,20 @@ DEAD_LETTERS = 1_000
 REFUSED = 1_000
 #: ms after its retention in which a conversation that nobody swept can still be read
 MARGIN_MS = 600_000
+#: s for which a conversation may owe an answer
+MAX_AGE_S = 30 * 86_400
+#: how one ends that has owed an answer for too long
+TOO_OLD = Ending(
+    ConversationStatus.KILLED,
+    {
+        "code": "limit",
+        "message": "The conversation had no answer within max_age.",
+        "retry_allowed": False,
+    },
+)
 #: counts up with every change of what a registry holds that an older version cannot read: keys,
 #: fields, rows, and what its scripts take and answer
-FORMAT = 1
+FORMAT = 2
 #: what the broker has taken: deliveries by conversation
 Published = Mapping[str, Sequence[str]]
 NOTHING: Published = {}
@@ -116,7 +129,7 @@ class DeliveryStore(Protocol):
     ) -> tuple[Publication, ...] | None:
         """End an attempt that is to be repeated: the delivery falls due in `delay_ms`.
 
-        Until then nobody gets it, and its conversation is kept. Returns the messages to publish:
+        Until then nobody gets it. Returns the messages to publish:
         of branches that need not wait for it. None, and nothing changes, when `attempt` is not
         the newest or not running; so repeating is safe.
         """
@@ -131,8 +144,6 @@ class DeliveryStore(Protocol):
         Nothing of a conversation that is gone is made again.
 
         A turn is named by the delivery that it began with; its lease is on the one it has come to.
-
-        It counts as activity: a turn may last longer than the retention.
         """
 
     def abandon(
@@ -198,10 +209,13 @@ class RecoveryStore(Protocol):
         What is not unbegun is left. Repeating is safe.
         """
 
-    def expire(self, *, limit: int) -> int:
-        """Remove up to `limit` conversations whose retention is over; returns how many.
+    def expire(self, *, limit: int) -> Expired:
+        """Remove up to `limit` conversations whose retention is over.
 
-        Nothing of them is left, in no list either.
+        Nothing of them is left, in no list either; a large one goes in pieces, one in each call.
+        What owes an answer is not removed: it has not ended, its injector was not told, or a part
+        of it is still under way. Once it has grown too old it is killed with `TOO_OLD`, and
+        has as long again for that to be told.
         """
 
 

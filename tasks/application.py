@@ -33,6 +33,7 @@ from threadloom.tasks.recovery import RecoveryStep
 from threadloom.tasks.runtime import Runtime
 from threadloom.tasks.startup import import_from_working_directory, told_by_celery
 from threadloom.tasks.task_names import name_tasks_publicly
+from threadloom.tasks.unregistered import TellCanvas
 
 ORGANISM_VARIABLE = "THREADLOOM_ORGANISM"
 REDIS_VARIABLE = "THREADLOOM_REDIS_URL"
@@ -178,7 +179,7 @@ def _join(
     )
     register_listeners(app, organism, runtime, deliverer)
     app.steps["worker"].add(RecoveryStep)
-    app.steps["consumer"].update({EventBatches, PatientConsumer, MessageGate})
+    app.steps["consumer"].update({EventBatches, PatientConsumer, MessageGate, TellCanvas})
 
 
 def app_from_environment() -> Any:

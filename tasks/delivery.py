@@ -49,13 +49,23 @@ from threadloom.routing.records import (
 )
 from threadloom.routing.rights import REFUSED
 from threadloom.routing.states import Abandonment, SkipReason
-from threadloom.tasks.handlers import crash, ends_process, run_handler, told
+from threadloom.tasks.handlers import (
+    HandlerTimeout,
+    crash,
+    ends_process,
+    run_handler,
+    time_limit,
+    told,
+)
 from threadloom.tasks.hop_events import HopEvents
 from threadloom.tasks.patience import PATIENCE_S, patiently
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.runtime import Point, Runtime, new_id
 
 logger = logging.getLogger(__name__)
+
+#: seconds to prepare what a handler has returned, if it has used up its own time
+LEAST_PLANNING_S = 1.0
 
 
 class Outcome(Struct, frozen=True):
@@ -186,11 +196,12 @@ class Deliverer:
     ) -> tuple[Outcome, Frame | None]:
         """One delivery, and what the turn goes on with."""
         self._runtime.reached(Point.BEGUN, frame.delivery)
+        limit = time_limit(self._time_s(frame))
         actions = (refusal,) if refusal else self._run(frame)
         self._runtime.reached(Point.HANDLED, frame.delivery)
         if isinstance(actions, Retry):
             return self._postpone(actions, frame), None
-        committed, transition = self._commit(actions, frame, turn)
+        committed, transition = self._commit(actions, frame, turn, limit.left_s)
         if committed is None:
             logger.warning("delivery.fenced message_id=%s", frame.delivery.id)
             return Outcome(summary="taken over", skipped=True), None
@@ -224,19 +235,25 @@ class Deliverer:
         except BaseException as exc:  # a payload class's own code may raise anything
             return crash(exc, listener.name, frame.delivery.id)
         meta = self._system_call(frame) if listener.system else self._meta(frame, listener)
-        limit_ms = frame.delivery.answer_within_ms
         ran = run_handler(
             listener,
             payload,
             meta,
             self._runtime,
-            timeout_s=min(listener.timeout_s, limit_ms / 1000 if limit_ms else listener.timeout_s),
+            timeout_s=self._time_s(frame),
             message_id=frame.delivery.id,
         )
         if isinstance(ran, Retry) and frame.tries > listener.max_retries:
             note = f"given up after {frame.tries} runs: {ran.note}"
             return (Fault(handler_fault(retry_allowed=True), note, dead_letter=True),)
         return ran
+
+    def _time_s(self, frame: Frame) -> float:
+        """Seconds that the handler has, and that what it returned takes to be prepared."""
+        listener = self._runtime.organism.listeners.get(frame.delivery.to)
+        timeout_s = listener.timeout_s if listener is not None else 0.0
+        limit_ms = frame.delivery.answer_within_ms
+        return min(timeout_s, limit_ms / 1000) if limit_ms else timeout_s
 
     def _postpone(self, retry: Retry, frame: Frame) -> Outcome:
         """Schedule another attempt after the backoff; the registry, not the broker, keeps it."""
@@ -268,7 +285,12 @@ class Deliverer:
             usage_instructions=listener.usage,
             message_id=delivery.id,
             context=ContextBuffer(self._runtime.backend, frame.conversation_id).up_to(delivery),
-            stored=StoredResults(self._runtime.backend, frame.conversation_id),
+            stored=StoredResults(
+                self._runtime.backend,
+                frame.conversation_id,
+                max_items=self._runtime.organism.max_deliveries,
+                max_item_bytes=self._runtime.organism.max_payload_bytes,
+            ),
         )
 
     def _system_call(self, frame: Frame) -> SystemCall:
@@ -278,7 +300,7 @@ class Deliverer:
     # --- commit ------------------------------------------------------------------------
 
     def _plan(
-        self, actions: Actions, frame: Frame, over_limit: bool, label_taken: bool
+        self, actions: Actions, frame: Frame, over_limit: bool, label_taken: bool, left_s: float
     ) -> Transition:
         def planned(chosen: Actions) -> Transition:
             return plan(
@@ -287,12 +309,17 @@ class Deliverer:
             )  # fmt: skip
 
         try:
-            return planned(actions)
+            with time_limit(max(left_s, LEAST_PLANNING_S)):
+                return planned(actions)
+        except HandlerTimeout:
+            logger.error("handler.too_much message_id=%s", frame.delivery.id)
+            note = f"the handler returned more than could be prepared in its time ({left_s:.1f} s)"
+            return planned((Fault(timeout_fault(), note, dead_letter=True),))
         except BaseException as exc:  # a handler may return anything, e.g. a `to` that is a list
             return planned(_unusable(exc, frame))
 
     def _commit(
-        self, actions: Actions, frame: Frame, turn: _CurrentTurn
+        self, actions: Actions, frame: Frame, turn: _CurrentTurn, left_s: float
     ) -> tuple[Committed | None, Transition]:
         over_limit = label_taken = False
         commit, published = self._runtime.backend.commit, self._runtime.take_uncleared()
@@ -302,7 +329,7 @@ class Deliverer:
             return commit(transition, turn=turn.now(frame.delivery), published=published)
 
         while True:
-            transition = self._plan(actions, frame, over_limit, label_taken)
+            transition = self._plan(actions, frame, over_limit, label_taken, left_s)
             result = patiently(lambda t=transition: told(t), self._runtime)  # type: ignore[misc]
             if isinstance(result, Committed):
                 return result, transition

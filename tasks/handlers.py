@@ -66,7 +66,7 @@ def run_handler(
             returned = listener.handler(payload, meta)
             if type(returned) is not HandlerResponse and inspect.isawaitable(returned):
                 returned = _await(returned, runtime, limit)
-        return read_return(returned, system=listener.system)
+            return read_return(returned, system=listener.system)
     except TransientError as exc:
         reason = told(traceback.format_exception_only(exc))
         logger.warning(

@@ -244,18 +244,20 @@ class ListenerTask(celery.Task):  # type: ignore[type-arg]
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Admitted, Fault | None]:
         """Return an injection's payload and None; for an invalid one, a Huh and the refusal."""
+        raw: Any = args[0] if args else dict(kwargs)
         try:
-            if len(args) != 1 or kwargs:
+            if len(args) + bool(kwargs) != 1:
                 raise InvalidEnvelopeError(
                     "parse",
                     [
                         f"{self.name} takes exactly one argument, its payload, as a mapping or "
-                        f"as XML; got {len(args)} and {sorted(kwargs) or 'no'} keywords"
+                        "as XML, or else the payload's fields as keywords; "
+                        f"got {len(args)} and {sorted(kwargs) or 'no'} keywords"
                     ],
                 )
-            return admit(args[0], self.listener, self.runtime.organism), None
+            return admit(raw, self.listener, self.runtime.organism), None
         except InvalidEnvelopeError as exc:
-            huh = Huh.of(str(exc), args[0] if args else "")
+            huh = Huh.of(str(exc), raw)
             return Admitted.of(content_of(huh)), Fault(huh, str(exc))
         except BaseException as exc:  # a payload class's own code may raise anything
             # Its payload is not stored, so that a replay would have nothing to run with.

@@ -3,8 +3,8 @@
 A message that no worker has begun may still be queued, or be lost: the broker restarted without
 its messages, the queue was purged, or a worker was killed while it held the message. It counts as
 lost if its queue is empty in two looks, or if a message of that queue that was published later
-was received before it. A busy worker may have reserved it instead; then the copy gives it to an idle worker,
-and the worker that begins it second skips it.
+was received before it. A busy worker may have reserved it instead; then the copy gives it to an
+idle worker, and the worker that begins it second skips it.
 
 All ages are differences between times of the registry's clock. Each copy of a message doubles the
 age from which it counts as lost again, so that a wrong guess makes few copies.

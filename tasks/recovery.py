@@ -3,8 +3,8 @@
 There is no leader: every worker sweeps on its own timer, and the registry gives each overdue item
 to one of them. A worker renews the leases of the deliveries that its pool is running (`leases.py`).
 A dead worker renews nothing, so its deliveries fall due and are published again. The sweep also
-publishes what a crash left in an outbox, fires joins at their deadline and removes conversations
-whose retention is over.
+publishes what a crash left in an outbox and fires joins at their deadline. What is kept no longer
+is removed by a thread of its own (`retention.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from threadloom.tasks.pools import pool_fault, warn_of_eviction
 from threadloom.tasks.publisher import Publisher
 from threadloom.tasks.queues import served_queues
 from threadloom.tasks.request import turns_of
+from threadloom.tasks.retention import RetentionKeeper
 from threadloom.tasks.runtime import Runtime, runtime_of
 from threadloom.tasks.unacknowledged import Unacknowledged
 from threadloom.tasks.unfailing import attempted, unfailing
@@ -61,8 +62,6 @@ SWEEP_LIMIT = 200
 #: s after which a sweep reclaims no further item: with a broker that is connected but silent, each
 #: publishing blocks the worker for seconds
 SWEEP_BUDGET_S = 1.0
-#: sweeps between two removals of expired conversations
-EXPIRE_EVERY = 30
 
 
 class RecoveryStep(bootsteps.StartStopStep):
@@ -80,8 +79,8 @@ class RecoveryStep(bootsteps.StartStopStep):
         worker_process_shutdown.connect(clear_outbox(runtime), weak=False)  # inherited by the pool
         runtime.overtime = OvertimeBoard() if worker.pool_cls.__module__ == _PREFORK else None
         self._entries: list[Any] = []
-        self._sweeps = 0
         self._leases: LeaseKeeper | None = None
+        self._retention: RetentionKeeper | None = None
         self._unacknowledged = Unacknowledged(worker.app, runtime.organism)
         #: true: the registry did not answer the last call
         self._away = False
@@ -96,6 +95,8 @@ class RecoveryStep(bootsteps.StartStopStep):
         publisher = Publisher(worker.app, runtime)
         self._leases = LeaseKeeper(runtime)
         self._leases.start()
+        self._retention = RetentionKeeper(runtime)
+        self._retention.start()
         self._entries = [
             worker.timer.call_repeatedly(every_s, unfailing(step), args)
             for every_s, step, args in (
@@ -112,6 +113,8 @@ class RecoveryStep(bootsteps.StartStopStep):
             entry.cancel()
         self._entries = []
         self._unacknowledged.close()
+        if self._retention is not None:
+            self._retention.finish()
         clear_outbox(runtime_of(worker.app))()  # of a pool that is this process
         if self._leases is not None:
             self._leases.finish()  # next the pool is drained, which lasts until its handlers end
@@ -170,12 +173,9 @@ class RecoveryStep(bootsteps.StartStopStep):
             if self._cannot_read_registry(runtime):  # it did not answer when the worker started
                 state.should_stop = EX_FAILURE  # type: ignore[assignment]
                 return
-            self._sweeps += 1
             runtime.backend.announce(runtime.owner, processes_of(worker), ttl_ms=PRESENCE_MS)
             attempted(vouch_for, waiting, runtime)
             attempted(sweep, runtime, publisher)
-            if self._sweeps % EXPIRE_EVERY == 0:
-                attempted(runtime.backend.expire, limit=SWEEP_LIMIT)
         except RegistryUnavailableError as exc:
             self._away = True
             logger.warning("sweep.skipped reason=%s", exc)

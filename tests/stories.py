@@ -142,6 +142,11 @@ class Story:
     def commit(self, frame: Frame, **changes: Any) -> Committed:
         return committed(self.backend.commit(self.transition(frame, **changes)))
 
+    def end(self, **changes: Any) -> None:
+        """Start the conversation and end it with its first delivery; its injector is told."""
+        self.commit(self.start(), **{"ending": DONE, **changes})
+        self.backend.released(self.id)
+
     def transition(self, frame: Frame, **changes: Any) -> Transition:
         given = {"silent_branch": SILENT, **changes}
         return Transition(self.id, frame.delivery.id, frame.attempt, **given)

@@ -31,11 +31,12 @@ def connect(
     """
     section = config.organism.backend
     name = config.organism.name
+    ttl_s, max_age_s = section.redis_ttl, config.organism.max_age
     if section.type == "memory":
-        return MemoryBackend(organism=name, ttl_s=section.redis_ttl)
+        return MemoryBackend(organism=name, ttl_s=ttl_s, max_age_s=max_age_s)
     if section.type == "manager":
         door = _manager_door(config, os.environ if environ is None else environ)
-        return ManagerBackend(door, organism=name, ttl_s=section.redis_ttl)
+        return ManagerBackend(door, organism=name, ttl_s=ttl_s, max_age_s=max_age_s)
     if url is None:
         raise ValueError("a redis backend needs a URL")
     client = redis.Redis.from_url(
@@ -44,7 +45,9 @@ def connect(
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=30,
     )
-    return RedisBackend(client, organism=name, prefix=section.redis_prefix, ttl_s=section.redis_ttl)
+    return RedisBackend(
+        client, organism=name, prefix=section.redis_prefix, ttl_s=ttl_s, max_age_s=max_age_s
+    )
 
 
 def _manager_door(config: OrganismConfig, environ: Mapping[str, str]) -> Path:

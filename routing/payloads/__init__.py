@@ -7,6 +7,7 @@ from threadloom.routing.payloads.grafting import (
     saying_default,
     without_stand_ins,
 )
+from threadloom.routing.payloads.mappings import are_fields, fields_of_list, is_result
 from threadloom.routing.payloads.markup import (
     ILLEGAL_CHARACTER,
     XML,
@@ -15,9 +16,9 @@ from threadloom.routing.payloads.markup import (
     new_element,
     parse_canonical,
     parse_xml,
-    repair_xml,
     schema_faults,
 )
+from threadloom.routing.payloads.mending import repair_xml
 from threadloom.routing.payloads.payload import (
     PayloadType,
     is_payload,
@@ -33,9 +34,12 @@ __all__ = [
     "PayloadType",
     "WireStyle",
     "append_exactly",
+    "are_fields",
     "canonical",
     "declaring_default",
+    "fields_of_list",
     "is_payload",
+    "is_result",
     "local_name",
     "new_element",
     "parse_canonical",

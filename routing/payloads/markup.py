@@ -1,7 +1,7 @@
 """XML text in and out: the one hardened parser, the one canonical form, and the `XML` wrapper.
 
-Everything that reads XML text goes through `parse_xml` (text from anywhere), `repair_xml`
-(the same with recovery, for text written by language models) or `parse_canonical` (text this
+Everything that reads XML text goes through `parse_xml` (text from anywhere), `mending.repair_xml`
+(the same for the answer in a damaged text) or `parse_canonical` (text this
 program wrote itself). All three resolve no entity, touch no network, and refuse what XML 1.0
 in UTF-8 does not need here: DOCTYPE, processing instructions, other encodings.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import threading
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from lxml import etree
 
@@ -40,12 +40,6 @@ ILLEGAL_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U001
 
 _DECLARED_ENCODING = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([^"']*)["']""")
 _DOCTYPE_IN_PROLOG = re.compile(rb"(?:\s++|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
-# Sections in which an ampersand is text already match first, as a whole.
-_LOOSE_AMPERSAND = re.compile(
-    rb"<!\[CDATA\[.*?(?:\]\]>|\Z)|<!--.*?(?:-->|\Z)"
-    rb"|&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9a-fA-F]+);)",
-    re.DOTALL,
-)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PARSE = "parse"
 
@@ -71,21 +65,13 @@ class _Parsers(threading.local):
 _parsers = _Parsers()
 
 
-class Repaired(NamedTuple):
-    """A document read with recovery allowed."""
-
-    root: etree._Element
-    #: what the parser said; empty when the text was well-formed as it stood
-    repairs: tuple[str, ...]
-
-
 def parse_xml(text: str | bytes, *, max_bytes: int | None = None) -> etree._Element:
     """Return the root of a document from anywhere.
 
     Raises InvalidEnvelopeError (step "parse"): too large, not UTF-8, not well-formed, nested
     deeper than `MAX_DEPTH`, or with a DOCTYPE, an entity or a processing instruction.
     """
-    data = _checked_bytes(text, max_bytes)
+    data = checked_bytes(text, max_bytes)
     _refuse_doctype(data)
     root = _parse_strictly(data)
     _check_shape(root, data)
@@ -100,34 +86,6 @@ def parse_canonical(data: bytes) -> etree._Element:
     """
     _refuse_doctype(data)
     return _parse_strictly(data)
-
-
-def repair_xml(text: str | bytes, *, max_bytes: int | None = None) -> Repaired:
-    """Return the root of a document that may be damaged, and what had to be repaired.
-
-    Text before the markup is cut off, ampersands that begin no known entity are text, the rest is
-    libxml2's recovery. Limits hold as in `parse_xml`: nothing too large or too deep is cut
-    down to fit. Raises InvalidEnvelopeError (step "parse") when nothing usable is left.
-    """
-    data = _checked_bytes(text, max_bytes)
-    try:
-        return Repaired(parse_xml(data), ())
-    except InvalidEnvelopeError:
-        markup, repairs = _markup_only(data)
-    _refuse_doctype(markup)
-    markup, escapes = _escape_ampersands(markup)
-    parser = etree.XMLParser(**_HARDENED, recover=True)
-    try:
-        root = etree.fromstring(markup, parser) if markup else None
-    except etree.XMLSyntaxError as exc:
-        raise InvalidEnvelopeError(_PARSE, [_short(exc.msg or str(exc))]) from exc
-    log: list[Any] = list(islice(cast(Any, parser.error_log), MAX_FAULTS))
-    messages = [_short(f"line {entry.line}: {entry.message}") for entry in log]
-    if root is None or any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in log):
-        raise InvalidEnvelopeError(_PARSE, messages or ["there is no XML in this text"])
-    _check_shape(root, markup)
-    # Recovery may leave characters or names in the tree that no parser would read again.
-    return Repaired(parse_xml(canonical(root)), tuple(dict.fromkeys(repairs + escapes + messages)))
 
 
 def canonical(element: etree._Element) -> bytes:
@@ -243,7 +201,7 @@ def _raw_root(source: str | bytes | etree._Element) -> etree._Element:
     return parse_xml(etree.tostring(source, encoding="utf-8", with_tail=False))
 
 
-def _checked_bytes(text: str | bytes, max_bytes: int | None) -> bytes:
+def checked_bytes(text: str | bytes, max_bytes: int | None) -> bytes:
     """Return the text as UTF-8 bytes, refusing what needs no parser to be refused."""
     try:
         data = text.encode() if isinstance(text, str) else text
@@ -326,21 +284,6 @@ def _check_names(element: etree._Element) -> None:
         )
     if len(element.nsmap) > MAX_NAMESPACES:
         raise InvalidEnvelopeError(_PARSE, [f"more than {MAX_NAMESPACES} namespaces in scope"])
-
-
-def _markup_only(data: bytes) -> tuple[bytes, list[str]]:
-    """Cut off the prose before the XML; what follows it the parser recognises by itself."""
-    start = data.find(b"<")
-    if start < 0:
-        return b"", []
-    before = data[:start].removeprefix(_BYTE_ORDER_MARK).strip()
-    return data[start:], ["text before the XML was ignored"] if before else []
-
-
-def _escape_ampersands(markup: bytes) -> tuple[bytes, list[str]]:
-    """Make text of every ampersand that begins no reference XML knows, as in "R&D" or "&nbsp;"."""
-    escaped = _LOOSE_AMPERSAND.sub(lambda m: b"&amp;" if m[0] == b"&" else m[0], markup)
-    return escaped, [] if escaped == markup else ["ampersands that began no entity became text"]
 
 
 def _short(message: str) -> str:

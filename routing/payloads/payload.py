@@ -31,6 +31,8 @@ from threadloom.routing.payloads.scalars import show
 from threadloom.routing.payloads.schema import usage_text, xsd_for
 from threadloom.routing.payloads.wire import Record
 
+#: an element of this name is an error, whoever wrote it
+_RESERVED = ("SystemError",)
 _STYLE = "__payload_style__"
 _TYPE = "__payload_type__"
 
@@ -40,9 +42,11 @@ T = TypeVar("T")
 def payload(cls: type[T]) -> type[T]:
     """Mark a dataclass as a payload class; stands above `@dataclass`.
 
-    Raises PayloadDefinitionError if `cls` is not a dataclass. Its fields are looked at when
-    `payload_type` is first asked for it.
+    Raises PayloadDefinitionError if `cls` is not a dataclass, or is called SystemError. Its fields
+    are looked at when `payload_type` is first asked for it.
     """
+    if getattr(cls, "__name__", "") in _RESERVED:
+        raise PayloadDefinitionError(cls.__qualname__, "its name is that of an error's element")
     return styled_payload(WireStyle())(cls)
 
 

@@ -23,6 +23,8 @@ from threadloom.routing.backends import SharedBackend
 from threadloom.routing.gate import Refused
 from threadloom.routing.payloads import canonical
 from threadloom.routing.records import DeadLetter
+from threadloom.service.commands.lookup import only_match
+from threadloom.service.commands.moments import moment_ms
 from threadloom.service.commands.options import INVALID, AsJson, OrganismOption
 from threadloom.service.deployment import DEFAULT_FILE, running_app, running_registry
 from threadloom.service.display import (
@@ -31,6 +33,7 @@ from threadloom.service.display import (
     duration,
     element_text,
     error_text,
+    one_word,
     plain,
     pretty_xml,
     print_json,
@@ -48,9 +51,14 @@ app = typer.Typer(
 _PAGE = 200
 
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]", help="Deliveries, as `list` lists them.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID]", help="Deliveries, as `list` lists them, or the beginnings of their ids."
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="All that there are now.")]
+#: the options that select dead letters by what they are
+_SELECTING = "--to or --since"
 
 
 class NoDeadLetterError(PermanentError):
@@ -103,13 +111,16 @@ def list_(
         return
     out.print(_table(page))
     if more:
-        out.print(Text(f"older ones: --before {plain(page[-1].delivery.id)}", "dim"))
+        out.print(Text(f"older ones: --before {one_word(page[-1].delivery.id)}", "dim"))
 
 
 @app.command()
 def show(
     delivery: Annotated[
-        str, typer.Argument(metavar="ID", help="The delivery, as `list` lists it.")
+        str,
+        typer.Argument(
+            metavar="ID", help="The delivery, as `list` lists it, or the beginning of its id."
+        ),
     ],
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
@@ -159,10 +170,19 @@ def _newest_first(
 
 
 def _find(registry: SharedBackend, delivery_id: str) -> DeadLetter:
-    for letter in _newest_first(registry):
-        if letter.delivery.id == delivery_id:
-            return letter
-    raise NoDeadLetterError(delivery_id)
+    """Return the dead letter with this id or, if there is none, the only one that begins so."""
+    alike: dict[str, DeadLetter] = {}
+
+    def ids() -> Iterator[str]:
+        for letter in _newest_first(registry):
+            if letter.delivery.id.startswith(delivery_id):
+                alike[letter.delivery.id] = letter
+                yield letter.delivery.id
+
+    found = only_match(delivery_id, ids())
+    if found is None:
+        raise NoDeadLetterError(delivery_id)
+    return alike[found]
 
 
 def _table(page: list[DeadLetter]) -> Table:
@@ -176,7 +196,7 @@ def _table(page: list[DeadLetter]) -> Table:
     table.add_column("error", no_wrap=True, overflow="ellipsis", ratio=2)
     for each in page:
         table.add_row(
-            Text(plain(each.delivery.id)),
+            Text(one_word(each.delivery.id)),
             Text(plain(each.delivery.to), "bold", no_wrap=True, overflow="ellipsis"),
             element_text(parse_envelope(each.delivery.envelope).payload),
             str(each.attempts),
@@ -225,14 +245,14 @@ def _print_letter(letter: DeadLetter, chain: list[str], status: str) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("delivery", Text(plain(delivery.id), "bold"))
+    table.add_row("delivery", Text(one_word(delivery.id), "bold"))
     table.add_row("failed", Text(f"{failed:%Y-%m-%d %H:%M:%S %Z}"))
     table.add_row("attempts", str(letter.attempts))
     table.add_row("place", Text(f"{way}{branches}"))
     table.add_row("from", Text(plain(delivery.from_id)))
     table.add_row("thread", Text(plain(delivery.thread_id)))
     table.add_row(
-        "conversation", Text.assemble(plain(letter.conversation_id), "  ", status_text(status))
+        "conversation", Text.assemble(one_word(letter.conversation_id), "  ", status_text(status))
     )
     payload = parse_envelope(delivery.envelope).payload
     out = console()
@@ -250,21 +270,41 @@ def _print_letter(letter: DeadLetter, chain: list[str], status: str) -> None:
 def replay(
     deliveries: Ids = None,
     everything: All = False,
+    listener: Annotated[
+        str | None,
+        typer.Option("--to", metavar="LISTENER", help="All dead letters of this listener."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME",
+            help="All that failed at this time or later: 2026-11-25T09:00, or 2h for two hours "
+            "ago.",
+        ),
+    ] = None,
     organism: OrganismOption = DEFAULT_FILE,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Run dead letters again, with all their retries, after their cause is fixed.
 
-    A conversation that had ended with an error continues, and its sender can read its value.
+    With both --to and --since, those for which both are true. A conversation that had ended with
+    an error continues, and its sender can read its value.
     """
-    _check(deliveries, everything)
+    selects = listener is not None or since is not None
+    if selects and (deliveries or everything):
+        raise typer.BadParameter("cannot be combined with an ID or --all", param_hint=_SELECTING)
+    _check(deliveries, everything or selects)
+    from_ms = 0 if since is None else moment_ms(since, datetime.now().astimezone(), "--since")
     with closing(running_app(organism, os.environ)) as celery:
         registry = tasks.runtime_of(celery).backend
 
         def run_again(letter: DeadLetter) -> bool:
             return tasks.replay_dead_letter(celery, letter.conversation_id, letter.delivery.id)
 
-        done = _each(registry, deliveries, run_again)
+        def is_meant(letter: DeadLetter) -> bool:
+            return letter.at_ms >= from_ms and listener in (None, letter.delivery.to)
+
+        done = _each(registry, deliveries, run_again, is_meant)
     _tell(*done, what="replayed", as_json=as_json)
 
 
@@ -298,18 +338,25 @@ def _check(deliveries: list[str] | None, everything: bool) -> None:
 
 
 def _each(
-    registry: SharedBackend, deliveries: list[str] | None, act: Callable[[DeadLetter], bool]
+    registry: SharedBackend,
+    deliveries: list[str] | None,
+    act: Callable[[DeadLetter], bool],
+    is_meant: Callable[[DeadLetter], bool] = lambda _: True,
 ) -> tuple[list[str], dict[str, PermanentError]]:
-    """Act on the named dead letters or on all; return the ids done and the errors by id."""
+    """Act on the named dead letters, or on all that are meant.
+
+    Returns the ids done, and the errors by id.
+    """
     # Read all of them first: a replayed dead letter may fail at once and become a new one.
-    known = {letter.delivery.id: letter for letter in _newest_first(registry)}
+    known = {each.delivery.id: each for each in _newest_first(registry) if is_meant(each)}
     done: list[str] = []
     refused: dict[str, PermanentError] = {}
     for name in dict.fromkeys(deliveries or known):
         try:
-            if name not in known or not act(known[name]):
+            found = only_match(name, known)
+            if found is None or not act(known[found]):
                 raise NoDeadLetterError(name)
-            done.append(name)
+            done.append(found)
         except PermanentError as exc:
             refused[name] = exc
     return done, refused

@@ -222,6 +222,9 @@ def test_thread_shows_the_call_tree_and_the_timeline(up: Up, terminal: Terminal)
         ("till", "counter", "Price"),
     ]
     assert "<pieces>2</pieces>" in data["log"][0]["envelope"]
+    reply = next(each["id"] for each in data["log"] if each.get("payload_name") == "Price")
+    assert reply != sent
+    assert terminal.json("thread", reply) == data, "the id of a message leads to it, too"
     [listed] = [c for c in terminal.json("threads")["conversations"] if c["id"] == sent]
     assert listed == data["conversation"]
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -124,9 +125,30 @@ def test_programs_read_the_same_as_json(mill: Mill, terminal: Terminal, failed: 
     assert "no dead letters" in terminal.run("dead-letters", "drop", "--all").stdout
 
 
+def test_a_listeners_dead_letters_of_a_time_are_replayed(
+    mill: Mill, terminal: Terminal, failed: list[str]
+) -> None:
+    """Both --to and --since have to be true; what they leave out stays a dead letter."""
+    letters = terminal.json("dead-letters", "list")["dead_letters"]
+    middle_s = letters[1]["at_ms"] / 1000
+    since = datetime.fromtimestamp(middle_s, UTC).isoformat(timespec="milliseconds")
+    nothing = {"replayed": [], "refused": []}
+    replay = ("dead-letters", "replay")
+    assert terminal.json(*replay, "--to", "nobody") == nothing
+    assert terminal.json(*replay, "--to", "millstone", "--since", "2100-01-01") == nothing
+    mill.repair()
+    replayed = terminal.json(*replay, "--to", "millstone", "--since", since)
+    assert replayed == {"replayed": failed[:2], "refused": []}
+    assert terminal.json(*replay, failed[2][:13]) == {"replayed": [failed[2]], "refused": []}
+    for each in failed:
+        assert value_of(mill.again(mill.app.AsyncResult(each)))["run"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("dead-letters", "replay", "x", "--to", "y"), "cannot be combined"),
+        (("dead-letters", "replay", "--since", "soon"), "write a time as"),
         (("dead-letters", "show", "nobody"), "no dead letter nobody"),
         (("dead-letters", "list", "--before", "nobody"), "no dead letter nobody"),
         (("dead-letters", "replay"), "ID or --all"),

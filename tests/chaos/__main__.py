@@ -11,13 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.killer import SIGKILLS, WEIGHTS
+from tests.chaos.killer import LONG_WEIGHTS, SIGKILLS, WEIGHTS
 from tests.chaos.nursery import Nursery
 from tests.chaos.run import Report, chaos
 from tests.chaos.verdict import LOST, STUCK, TWICE, WRONG
 
 #: seconds between two strikes; most of them are SIGKILLs: 200 in five minutes
 EVERY_S = 0.85
+#: minutes from which on a run has outages of minutes, too
+LONG_MINUTES = 10.0
 
 
 def main(
@@ -32,7 +34,9 @@ def main(
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="threadloom-chaos-"))
     console.print(f"seed {seed}, {minutes:g} minutes, traces in {directory}")
-    weights = {kind: WEIGHTS[kind] for kind in SIGKILLS} if kills_only else WEIGHTS
+    weights = LONG_WEIGHTS if minutes >= LONG_MINUTES else WEIGHTS
+    if kills_only:
+        weights = {kind: WEIGHTS[kind] for kind in SIGKILLS}
     nursery = Nursery()
     try:
         report = chaos(

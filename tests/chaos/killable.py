@@ -17,6 +17,7 @@ from tests.chaos.hooks import listen
 from tests.chaos.orders import HANDLING, Orders, append_line
 from threadloom import tasks
 from threadloom.routing.records import Delivery
+from threadloom.tasks import delivery as delivering
 from threadloom.tasks.request import turns_of
 from threadloom.tasks.runtime import Point
 
@@ -26,6 +27,8 @@ JOURNAL = "CHAOS_JOURNAL"
 ORDERS = "CHAOS_ORDERS"
 #: ms of a lease, where a test cannot wait for the default
 LEASE = "CHAOS_LEASE_MS"
+#: s after which a message is handed back that a registry which is away does not let begin
+PATIENCE = "CHAOS_PATIENCE_S"
 
 
 def killable_app() -> Celery:
@@ -33,6 +36,7 @@ def killable_app() -> Celery:
     made: Celery = tasks.app_from_environment()
     runtime = tasks.runtime_of(made)
     runtime.lease_ms = int(os.environ.get(LEASE, runtime.lease_ms))
+    delivering.PATIENCE_S = float(os.environ.get(PATIENCE, delivering.PATIENCE_S))
     orders = Orders(Path(os.environ[ORDERS]))
     journal = os.environ[JOURNAL]
 

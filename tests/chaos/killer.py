@@ -24,6 +24,8 @@ from threadloom.tasks.runtime import LEASE_MS
 STOPPED_S = LEASE_MS / 1000 + 2
 #: seconds that a server is out of reach
 AWAY_S = 5.0
+#: seconds of outages that are longer than one limit or another of a worker
+LONG_AWAY_S = (5.0, 45.0, 75.0, 180.0)
 #: seconds between two looks at what is to be done
 _TICK_S = 0.02
 #: the list that is the default queue in Redis
@@ -52,6 +54,8 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         "purge queue": 2,
     }
 )
+#: the same, for a run that is long enough for outages of minutes
+LONG_WEIGHTS: Mapping[str, int] = MappingProxyType({**WEIGHTS, "registry away for long": 1})
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,9 @@ class Killer:
             proxy.cut()
         elif kind.startswith("lose"):
             proxy.lose_reply(b"EVALSHA" if proxy is self._registry else b"LPUSH")
+        elif kind.endswith("for long"):
+            proxy.go_away()
+            self._later(self._dice.choice(LONG_AWAY_S), proxy.come_back)
         elif kind.endswith("away"):
             proxy.go_away()
             self._later(AWAY_S, proxy.come_back)

@@ -5,30 +5,22 @@ The workers reach broker and registry through two proxies; this process sees the
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from tests.chaos.killer import QUEUE
 from tests.chaos.nursery import Nursery
-from tests.chaos.proxy import Proxy
-from tests.chaos.site import Site
-from tests.chaos.verdict import await_end, flaws, story
-from tests.chaos.workload import PLANS, Plan, ask
+from tests.chaos.verdict import story
+from tests.chaos.wires import Wires, out_of_reach, script, wired
+from tests.chaos.workload import PLANS, ask
 from tests.harness import eventually
-from threadloom import tasks
-from threadloom.routing.backends.redis.scripts import load_scripts
 from threadloom.service.embedded_redis import EmbeddedRedis
 from threadloom.tasks.lost import OVERTAKEN_BY_MS
 from threadloom.tasks.recovery import SWEEP_S
 
-#: seconds before a test gives up on what has to come
-PATIENCE_S = 200.0
 #: seconds that a server is away
 AWAY_S = 5.0
 WORKERS, PROCESSES = 2, 6
@@ -38,61 +30,6 @@ BACKLOG = 200
 LEASE_MS = 1500
 
 
-class Patient:
-    """A run of a handler that waits at the gate named like its conversation."""
-
-    def __init__(self, site: Site, conversation_id: str) -> None:
-        self.site, self.conversation = site, conversation_id
-        self.plan = Plan("patient", {"gate": conversation_id}, {"gate": conversation_id})
-        self._first = eventually(self._ran, what="the handler runs")[0]
-
-    def _ran(self) -> list[dict[str, Any]]:
-        return self.site.records(event="ran", what=f"Visit(gate='{self.conversation}')")
-
-    def runs(self) -> int:
-        """How often the handler has begun."""
-        return len(self._ran())
-
-    def leave(self) -> None:
-        """Have the first run finish."""
-        self.site.open_gate(self.conversation, self._first["pid"])
-        eventually(lambda: self.site.records(event="passed", gate=self.conversation))
-
-
-class Wires:
-    """A site whose workers reach their servers through proxies."""
-
-    def __init__(self, site: Site, registry: Proxy, broker: Proxy) -> None:
-        self.site, self.registry, self.broker = site, registry, broker
-
-    def begin(self, plan: Plan, conversation_id: str = "") -> str:
-        """Start a conversation of this plan."""
-        conversation_id = conversation_id or str(uuid.uuid4())
-        tasks.inject(self.site.app, plan.to, plan.message, conversation_id=conversation_id)
-        return conversation_id
-
-    def admit(self) -> Patient:
-        """A handler that waits until it is told to leave."""
-        conversation = str(uuid.uuid4())
-        self.begin(Plan("patient", {"gate": conversation}, {"gate": conversation}), conversation)
-        return Patient(self.site, conversation)
-
-    def connections(self) -> int:
-        """How often a worker has connected to the broker."""
-        return self.site.fleet.logs().count("Connected to")
-
-    def republished(self) -> int:
-        """How many messages the sweep has missed and published again."""
-        return self.site.fleet.logs().count("sweep.republished")
-
-    def came_out_right(self, conversation_id: str, plan: Plan) -> None:
-        """It ends, with the value it should have, and every delivery settled once."""
-        await_end(self.site, conversation_id, timeout_s=PATIENCE_S)
-        assert not flaws(self.site, conversation_id, plan.expected), story(
-            self.site, conversation_id
-        )
-
-
 @pytest.fixture(scope="module")
 def wires(
     nursery: Nursery,
@@ -100,35 +37,12 @@ def wires(
     deployment_url: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Wires]:
-    url = deployment_url()
-    db = int(url.rpartition("=")[2])
-    registry, broker = (Proxy(str(redis_server.socket_path)) for _ in range(2))
-    site = Site(
-        tmp_path_factory.mktemp("wires"),
-        nursery,
-        redis_url=url,
-        registry_url=registry.url(db),
-        broker_url=broker.url(db),
-        environment={"CHAOS_LEASE_MS": str(LEASE_MS)},
-        size=WORKERS,
-        concurrency=PROCESSES // WORKERS,
-    )
-    try:
-        site.fleet.await_ready()
-        wires = Wires(site, registry, broker)
-        # Redis has to know every script before the reply to one is worth losing.
-        wires.came_out_right(wires.begin(PLANS["buffer"]), PLANS["buffer"])
-        yield wires
-    finally:
-        site.close()
-        registry.close()
-        broker.close()
-
-
-def script(name: str) -> bytes:
-    """What names one of the registry's scripts on the wire."""
-    text = load_scripts()[name]
-    return hashlib.sha1(text.encode()).hexdigest().encode()
+    directory = tmp_path_factory.mktemp("wires")
+    environment = {"CHAOS_LEASE_MS": str(LEASE_MS)}
+    yield from wired(
+        directory, nursery, redis_server, deployment_url(), environment,
+        size=WORKERS, concurrency=PROCESSES // WORKERS,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["begin", "commit", "published", "released"])
@@ -222,13 +136,3 @@ def test_a_server_out_of_reach_costs_time_and_nothing_else(
         wires.came_out_right(patient.conversation, patient.plan)
         assert patient.runs() == 1, story(wires.site, patient.conversation)
     assert wires.site.fleet.started == WORKERS, "no worker ended by it"
-
-
-@contextmanager
-def out_of_reach(proxy: Proxy, how: str) -> Iterator[None]:
-    """Nobody gets through, by connections that end or by connections that are mute."""
-    (proxy.go_away if how == "away" else proxy.fall_silent)()
-    try:
-        yield
-    finally:
-        (proxy.come_back if how == "away" else proxy.speak_again)()

@@ -103,13 +103,14 @@ def test_dead_letters_go_with_their_conversation(bench: Bench, story: Story) -> 
     """Those of others stay."""
     mortal = bench.another(ttl_s=1)
     gone, kept = broken(Story(mortal, id=story.id)), Story(mortal, id=f"{story.id}-kept")
+    mortal.released(gone.id)
     join = kept.open_join(2)
     die(kept, f"{join}.0")
     kept.begin(f"{join}.1")
 
     def gone_at_last() -> int:
         mortal.renew([(kept.id, f"{join}.1")], owner=kept.owner, lease_ms=LONG_MS)
-        return mortal.expire(limit=9)
+        return mortal.expire(limit=9).gone
 
     assert bench.until(gone_at_last) == 1
     assert [letter.conversation_id for letter in mortal.dead_letters(limit=9)] == [kept.id]

@@ -31,9 +31,9 @@ ODD_IDS = [
 ]
 #: what the scripts may call, each of them older than Redis 6.2
 COMMANDS = {
-    *("EXISTS", "GET", "SET", "PEXPIRE", "TIME", "UNLINK", "RPUSH"),
+    *("EXISTS", "GET", "SET", "PERSIST", "PEXPIRE", "RENAME", "TIME", "UNLINK", "RPUSH"),
     *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZSCORE"),
-    *("HDEL", "HEXISTS", "HGET", "HINCRBY", "HKEYS", "HMGET", "HSET", "HSETNX"),
+    *("HDEL", "HEXISTS", "HGET", "HINCRBY", "HKEYS", "HMGET", "HSCAN", "HSET", "HSETNX"),
 }
 
 

@@ -17,9 +17,9 @@ from tests.harness import eventually
 from tests.stories import DONE, KILLED, LONG_MS, SILENT, Bench, Story
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.backends import RedisBackend, SharedBackend, codec
-from threadloom.routing.records import Due, Ending, Release, Skip, Thread
+from threadloom.routing.records import Due, Ending, Expired, Release, Skip, Thread
 from threadloom.routing.states import ConversationStatus
-from threadloom.routing.store import MARGIN_MS
+from threadloom.routing.store import MARGIN_MS, TOO_OLD
 from threadloom.service.embedded_redis import EmbeddedRedis
 
 # --- what is late ---------------------------------------------------------------------------
@@ -177,10 +177,10 @@ def test_a_conversation_goes_when_its_retention_is_over(bench: Bench, story: Sto
     mortal.commit(mortal.start(), ending=DONE)
     backend.released(mortal.id)
     backend.put_thread(other.id, Thread("t", ("console",)))
-    assert backend.expire(limit=10) == 0
-    assert bench.until(lambda: backend.expire(limit=1)) == 1
-    assert bench.until(lambda: backend.expire(limit=10)) == 1
-    assert backend.expire(limit=10) == 0
+    assert backend.expire(limit=10).gone == 0
+    assert bench.until(lambda: backend.expire(limit=1).gone) == 1
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
+    assert backend.expire(limit=10).gone == 0
     assert backend.conversation(mortal.id) is None
     assert backend.conversations(limit=10) == []
     assert (backend.log(mortal.id), backend.threads(mortal.id)) == ([], {})
@@ -190,7 +190,7 @@ def test_a_conversation_goes_when_its_retention_is_over(bench: Bench, story: Sto
 
 
 def test_nothing_of_an_expired_conversation_is_late(bench: Bench, story: Story) -> None:
-    """It expired with everything in flight: once swept, it stands in no list any more."""
+    """It was killed with everything in flight: once forgotten, it stands in no list any more."""
     backend = bench.another(ttl_s=1)
     mortal = Story(backend, id=story.id)
     join = mortal.open_join(4, deadline_ms=LONG_MS, answer_within_ms=LONG_MS)
@@ -200,26 +200,89 @@ def test_nothing_of_an_expired_conversation_is_late(bench: Bench, story: Story) 
     mortal.commit(item, waits=(mortal.wait(item),))
     mortal.begin(f"{join}.3")
     assert 0 not in backend.stats().values(), "each list has something of it"
-    assert bench.until(lambda: backend.expire(limit=10)) == 1
+    backend.kill(mortal.id, KILLED)
+    backend.released(mortal.id)
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
     assert set(backend.stats().values()) == {0}
     assert (backend.due(limit=9), backend.dead_letters(limit=9)) == ([], [])
     assert backend.unbegun(older_than_ms=-LONG_MS, limit=9) == []
 
 
 def test_activity_keeps_a_conversation(bench: Bench, story: Story) -> None:
-    """Retention counts from the last activity; a lease that is renewed is one."""
+    """Retention counts from the last activity, such as that of a thread made in it."""
     backend = bench.another(ttl_s=1)
     active, idle = Story(backend, id=story.id), Story(backend, id=f"{story.id}-idle")
-    active.start()
-    idle.start()
+    active.end()
+    idle.end()
 
     def idle_gone() -> int:
-        backend.renew([(active.id, active.id)], owner=active.owner, lease_ms=LONG_MS)
-        return backend.expire(limit=10)
+        backend.put_thread(active.id, Thread(active.new_id("t"), ("console",)))
+        return backend.expire(limit=10).gone
 
     assert bench.until(idle_gone) == 1
     assert backend.conversation(idle.id) is None
     assert backend.conversation(active.id) is not None
+
+
+def test_what_owes_an_answer_does_not_expire(bench: Bench, story: Story) -> None:
+    """It is queued, runs, waits, goes on after its answer, or was not told: it is kept.
+
+    The one that owes nothing goes meanwhile, though it was the last to do anything.
+    """
+    backend = bench.another(ttl_s=1)
+    queued, runs, waits, goes_on, untold, idle = (
+        Story(backend, id=f"{story.id}-{n}") for n in range(6)
+    )
+    backend.open(queued.opening())
+    runs.start()
+    frame = waits.start()
+    waits.commit(frame, waits=(waits.wait(frame),))
+    frame = goes_on.start()
+    goes_on.commit(frame, ending=DONE, **goes_on.call(frame))
+    backend.released(goes_on.id)
+    untold.commit(untold.start(), ending=DONE)
+    idle.end()
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
+    assert backend.conversation(idle.id) is None
+    assert len(backend.conversations(limit=10)) == 5
+    goes_on.run("d1")
+    backend.released(untold.id)
+    gone = [0]
+
+    def both_gone() -> bool:
+        gone[0] += backend.expire(limit=10).gone
+        return gone[0] == 2
+
+    assert bench.until(both_gone), "they owe nothing any more"
+
+
+def test_what_owes_an_answer_for_too_long_ends_once_and_is_told(bench: Bench, story: Story) -> None:
+    """Its wait is over, nothing of it runs any more, and its injector gets an error."""
+    backend = bench.another(ttl_s=1, max_age_s=1)
+    bench = replace(bench, backend=backend)
+    old = Story(backend, id=story.id)
+    frame = old.start()
+    old.commit(frame, waits=(old.wait(frame),), **old.call(frame))
+    assert bench.until(lambda: backend.expire(limit=10).too_old) == (old.id,)
+    assert backend.expire(limit=10) == Expired(), "once, and it is kept until that is told"
+    assert (old.row.status, backend.waits(old.id)) == ("killed", [])
+    assert old.try_begin("d1") == Skip("ended")
+    assert bench.reclaim(old.id, "r") == [old.id]
+    assert old.try_begin(old.id) == Release(TOO_OLD, 1)
+    backend.released(old.id)
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
+    assert backend.conversation(old.id) is None
+
+
+def test_a_replayed_conversation_owes_an_answer_again(bench: Bench, story: Story) -> None:
+    """It was told of its error, and would have been forgotten in the middle of its replay."""
+    backend = bench.another(ttl_s=1)
+    failed, idle = Story(backend, id=story.id), Story(backend, id=f"{story.id}-idle")
+    failed.end(ending=Ending(ConversationStatus.ERROR, {}), note="why", dead_letter=True)
+    backend.replay(failed.id, failed.id)
+    idle.end()
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
+    assert failed.begin(failed.id).attempt == 2
 
 
 def test_clear_removes_everything(bench: Bench, story: Story) -> None:
@@ -258,11 +321,47 @@ def test_every_key_of_a_conversation_expires(redis_client: redis.Redis) -> None:
     backend.put_thread("threads-only", Thread("t", ("console",)))
     backend.child_thread("threads-only", "t", "clerk", "t2")
     expires_ms = 100_000 + MARGIN_MS
-    for count in (7, 6):
-        own = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
-        assert len(own) == count, own
-        assert all(0 < redis_client.pttl(key) <= expires_ms for key in own)
-        backend.kill(story.id, KILLED)  # its wait goes, and it is kept for those who look
+    own = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
+    assert len(own) == 7, own
+    lasting = [key for key in own if redis_client.pttl(key) == -1]
+    assert len(lasting) == 6, "what owes an answer does not expire"
+    backend.kill(story.id, KILLED)  # its wait goes, and it is kept for those who look
+    backend.released(story.id)
+    own = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
+    assert len(own) == 6, own
+    assert all(0 < redis_client.pttl(key) <= expires_ms for key in own)
+
+
+def test_a_large_conversation_is_forgotten_in_pieces(redis_client: redis.Redis) -> None:
+    """Its injector saw it gone at once; its id is free, and what it left goes a bit at a time.
+
+    Redis is kept from others by none of the calls for longer than by one of its usual ones.
+    """
+    before = redis_client.dbsize()
+    backend = RedisBackend(redis_client, organism="large", ttl_s=0)
+    story = Story(backend)
+    story.open_join(3_000, deadline_ms=LONG_MS, answer_within_ms=LONG_MS)
+    for index in range(3):
+        story.begin(f"j1.{index}")
+    backend.kill(story.id, KILLED)
+    backend.released(story.id)
+    lasting = [key for key in redis_client.scan_iter() if key.count(b":") == 4]
+    assert {redis_client.pttl(key) for key in lasting} == {-1}, "Redis would free it at once"
+    found = backend.expire(limit=5)
+    assert found == Expired(more=True)
+    assert backend.conversation(story.id) is None
+    assert backend.context(story.id, "t1", limit=9) == []
+    again = Story(RedisBackend(redis_client, organism="large"))
+    again.start()
+    pieces = 0
+    while (found := backend.expire(limit=5)).more:
+        pieces += 1
+    assert pieces > 10
+    assert found.gone == 1
+    assert again.backend.stats() == {"conversations": 1, "due": 1, "sent": 0, "dead_letters": 0}
+    again.commit(again.begin(story.id, lost=True), ending=DONE)
+    again.backend.clear()
+    assert redis_client.dbsize() == before
 
 
 def test_expire_leaves_nothing_behind(redis_client: redis.Redis) -> None:
@@ -271,8 +370,9 @@ def test_expire_leaves_nothing_behind(redis_client: redis.Redis) -> None:
     backend = RedisBackend(redis_client, organism="mortal", ttl_s=0)
     for n in range(3):
         Story(backend, id=f"c{n}").open_join(2, deadline_ms=LONG_MS)
-    backend.kill("c0", KILLED)
-    assert [backend.expire(limit=2) for _ in range(3)] == [2, 1, 0]
+        backend.kill(f"c{n}", KILLED)
+        backend.released(f"c{n}")
+    assert [backend.expire(limit=2).gone for _ in range(3)] == [2, 1, 0]
     assert redis_client.dbsize() == before
 
 
@@ -280,7 +380,7 @@ def test_an_id_used_again_before_the_sweep_is_a_new_conversation(
     redis_client: redis.Redis,
 ) -> None:
     """Its keys expired by themselves: clearing up after the old one must spare the new one."""
-    mortal = RedisBackend(redis_client, organism="mortal", ttl_s=0)
+    mortal = RedisBackend(redis_client, organism="mortal", ttl_s=0, max_age_s=0)
     story = Story(mortal)
     frame = story.start()
     story.commit(frame, deliveries=(story.delivery(frame),), note="why", dead_letter=True)
@@ -294,7 +394,7 @@ def test_an_id_used_again_before_the_sweep_is_a_new_conversation(
     [lost] = lasting.backend.unbegun(older_than_ms=0, limit=5)
     assert lasting.backend.republish(lost, older_than_ms=0) is None
     assert lasting.backend.dead_letters(limit=5) == []
-    assert lasting.backend.expire(limit=5) == 1
+    assert lasting.backend.expire(limit=5).gone == 1
     assert lasting.row.status is ConversationStatus.RUNNING
     assert lasting.backend.stats() == {"conversations": 1, "due": 1, "sent": 0, "dead_letters": 0}
 
@@ -393,7 +493,7 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path, redis_server: Embe
         lambda: backend.kill(story.id, Ending(ConversationStatus.KILLED, None)),
         lambda: backend.due(limit=1),
         lambda: backend.reclaim(Due(story.id, "d"), retry_in_ms=1, silent_branch=b""),
-        lambda: backend.expire(limit=1),
+        lambda: backend.expire(limit=1).gone,
         lambda: backend.unbegun(older_than_ms=0, limit=1),
         lambda: backend.republish(Due(story.id, "d"), older_than_ms=0),
         lambda: backend.dead_letters(limit=1),

@@ -142,8 +142,8 @@ def test_a_conversation_is_kept_until_its_retry_and_beyond(bench: Bench, story: 
     kept.commit(frame, deliveries=(kept.delivery(frame), kept.delivery(frame)))
     postpone(kept, kept.begin("d1"))
     kept.run("d2")  # activity, which does not shorten it either
-    idle.start()
-    assert bench.until(lambda: backend.expire(limit=10)) == 1
+    idle.end()
+    assert bench.until(lambda: backend.expire(limit=10).gone) == 1
     assert backend.conversation(idle.id) is None
     assert kept.row.in_flight == 1
 

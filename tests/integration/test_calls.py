@@ -30,6 +30,20 @@ def test_an_agent_calls_a_tool_and_gets_its_reply(desk: Deployment) -> None:
     assert story.chain(tool[0]["thread"]) == ("external", "clerk", "calculator.add")
 
 
+@pytest.mark.parametrize(
+    ("whom", "told_as"),
+    [
+        ("calculator.add", "desk_handlers.Sum {'value': 5}"),
+        ("shelf", "desk_namesakes.Shelf.Sum {'titles': ['Momo']}"),
+        ("self", "desk_namesakes.Sum {'value': 1, 'note': 'made up by the default'}"),
+    ],
+)
+def test_a_reply_is_of_the_class_that_was_sent(desk: Deployment, whom: str, told_as: str) -> None:
+    """Also where the caller itself takes another class of that name, and inside other classes."""
+    value, _ = told(desk, "namesake", {"whom": whom})
+    assert value["payload"] == {"text": told_as}
+
+
 def test_agents_know_their_name_and_their_peers_and_tools_do_not(desk: Deployment) -> None:
     """Only an agent is told its own name and how to call its peers."""
     _, story = told(desk, "clerk", {"number": 1})

@@ -12,7 +12,7 @@ from celery import Celery, chain, signature
 from tests.desk import close_app, plain_app
 from tests.harness import ORGANISMS, Deployment, eventually
 from tests.mill import Mill, error_of, value_of
-from tests.stories import DONE, Story
+from tests.stories import Story
 from tests.works import texts
 from threadloom import tasks
 from threadloom.primitives import BufferStart
@@ -202,10 +202,10 @@ def test_they_go_with_their_conversation(redis_client: Any) -> None:
     backend = RedisBackend(redis_client, organism="mortal-mill", ttl_s=1)
     app = tasks.create_app(ORGANISMS / "mill" / "organism.yaml", redis_url="x", backend=backend)
     story = Story(backend)
-    story.commit(story.start(), ending=DONE, note="why", dead_letter=True)
+    story.end(note="why", dead_letter=True)
     [letter] = tasks.dead_letters(app)
     assert (letter.conversation_id, letter.reason) == (story.id, "why")
-    assert eventually(lambda: backend.expire(limit=10)) == 1
+    assert eventually(lambda: backend.expire(limit=10).gone) == 1
     assert tasks.dead_letters(app) == []
     assert tasks.find_dead_letter(app, letter.delivery.id) is None
     assert not tasks.replay_dead_letter(app, letter.conversation_id, letter.delivery.id)

@@ -48,6 +48,7 @@ MISDEEDS = [
     Misdeed("spins", "timeout", "longer than 0.3 s"),
     Misdeed("sleeps.async", "timeout", "longer than 0.3 s"),
     Misdeed("swallows", "timeout", "longer than 0.3 s"),
+    Misdeed("floods", "timeout", "more than could be prepared in its time"),
     Misdeed("blocks", "timeout", "hard limit"),
     Misdeed("dies", "handler", "given up after 2 runs"),
 ]
@@ -102,6 +103,15 @@ def test_the_caller_gets_the_error_and_goes_on(
     assert story.conversation.status == "completed"
     assert [r["got"] for r in story.records("call")] == ["Call", "SystemError"]
     assert misdeed.note in story.notes
+
+
+def test_an_error_written_as_xml_is_an_error(desk: Deployment) -> None:
+    """A handler that replies with a SystemError of its own making fails with what it says."""
+    error = desk.inject("forges.error", {"number": 1}).get(timeout=WAIT_S, propagate=False)
+    assert (error.code, error.message, error.retry_allowed) == ("limit", "made up", True)
+    called = desk.inject("caller", {"to": "forges.error", "message": ASK}).get(timeout=WAIT_S)
+    assert called["payload"]["kind"] == "SystemError"
+    assert called["payload"]["code"] == "limit"
 
 
 @pytest.mark.parametrize("listener", ["panics", "is.interrupted"])

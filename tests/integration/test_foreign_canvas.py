@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord, group, signature
+from celery import Celery, chain, chord, group, signature, states
 from celery.canvas import Signature
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, NotRegistered
 
 from tests.desk import Story, close_app, plain_app, settled
 from tests.elsewhere import Elsewhere
@@ -108,6 +108,30 @@ def test_a_chain_goes_on_with_the_reply(
     stored = canvas.once("store", label)
     assert stored["got"]["payload"] == reply
     assert Story(canvas.desk, result.parent.id).conversation.status == "completed"
+
+
+def test_fields_may_be_keywords(canvas: Canvas, label: str) -> None:
+    """As in any Celery signature; both a payload and keywords are refused, with what to do."""
+    adder = signature("calculator.add", kwargs={"a": 2, "b": 3}, app=canvas.app)
+    assert chain(adder, canvas.store(label)).apply_async().get(timeout=WAIT_S)
+    assert canvas.once("store", label)["got"]["payload"] == {"value": 5}
+    both = signature("calculator.add", args=[{"a": 2}], kwargs={"b": 3}, app=canvas.app)
+    with pytest.raises(ConversationError, match="or else the payload's fields as keywords"):
+        both.apply_async().get(timeout=WAIT_S)
+
+
+def test_a_listener_as_a_chords_body(canvas: Canvas, label: str) -> None:
+    """Its class takes the results in its one list field: of listeners, and of a foreign task."""
+    header = [
+        canvas.listener("calculator.add", {"a": 1, "b": 1}),
+        canvas.fetch({"value": 20}),
+        canvas.listener("calculator.add", {"a": 300}),
+    ]
+    result = chord(header, app=canvas.app)(canvas.listener("tally"))
+    assert result.get(timeout=WAIT_S)["payload"] == {"value": 322}
+    result = chord(header, app=canvas.app)(canvas.listener("clerk"))
+    with pytest.raises(ConversationError, match="a class with one list field"):
+        result.get(timeout=WAIT_S)
 
 
 @REPLIES
@@ -283,3 +307,30 @@ def test_no_value_is_a_value(canvas: Canvas, label: str) -> None:
     steps = chain(canvas.listener("mute", {"number": 1}), canvas.store(label))
     assert steps.apply_async().get(timeout=WAIT_S) == f"stored {label}"
     assert canvas.once("store", label)["got"] is None
+
+
+#: what nobody serves
+NOBODY = "nobody.of.this.name"
+
+
+def test_an_unknown_listener_is_told_to_the_whole_canvas(canvas: Canvas, label: str) -> None:
+    """Its sender gets the error as a result; `link_error` is called once, and a chain ends."""
+    alone = canvas.listener(NOBODY, {"a": 1})
+    alone.link_error(canvas.on_error(label))
+    result = alone.apply_async()
+    with pytest.raises(NotRegistered):
+        result.get(timeout=WAIT_S)
+    steps = chain(canvas.listener(NOBODY, {"a": 1}), canvas.store(label)).apply_async()
+    eventually(lambda: steps.state == states.FAILURE, what="the end of the chain")
+    assert canvas.once("on_error", label)["failed"] == result.id
+    canvas.never("store", label)
+
+
+def test_an_unknown_listener_fails_its_chord(canvas: Canvas, label: str) -> None:
+    """The chord's body is not waited for in vain: the other member has answered."""
+    name, payload, _reply = AT_ONCE
+    header = [canvas.listener(name, payload), canvas.listener(NOBODY, payload)]
+    result = chord(header, canvas.store(label)).apply_async()
+    eventually(lambda: result.state == states.FAILURE, what="the failure of the chord's body")
+    assert isinstance(result.result, ChordError | NotRegistered)
+    canvas.never("store", label)

@@ -213,18 +213,17 @@ def test_cdata_is_text(desk: Deployment, elsewhere: Celery) -> None:
     [
         ("<Text><text>no end", "no end"),
         ("Sure! Here it is:\n```xml\n<Text><text>in prose</text></Text>\n```", "in prose"),
-        ("<Text><text>AT&T</text></Text>", None),
-        ("<Text><text>a < b</text></Text>", None),
+        ("<Text><text>AT&T</text></Text>", "AT&T"),
+        ("<Text><text>a < b</text></Text>", "a < b"),
     ],
 )
 def test_damaged_xml_is_repaired_where_it_was_asked_for(
-    desk: Deployment, elsewhere: Celery, damaged: str, text: str | None
+    desk: Deployment, elsewhere: Celery, damaged: str, text: str
 ) -> None:
     """`repair: true`: the value says what was done to it; without it the parser's word is final."""
     value = elsewhere.send_task("mender", [damaged]).get(timeout=WAIT_S)
     assert value["huh"]
-    if text is not None:
-        assert value["payload"]["text"].strip() == text
+    assert value["payload"] == {"text": text}
     error, _ = _error(elsewhere, "echo", damaged)
     assert error.code == "validation"
 

@@ -42,8 +42,7 @@ def hasty(deployment_url: Callable[[], str], tmp_path: Path) -> Iterator[Deploym
     shutil.copytree(ORGANISMS / "desk", organism)
     file = organism / "organism.yaml"
     backend = f"  backend: {{redis_ttl: {_KEPT_S}}}\n"
-    results = f"    result_expires: {_KEPT_S}\n"
-    text = file.read_text().replace("  celery:\n", f"{backend}  celery:\n{results}", 1)
+    text = file.read_text().replace("  celery:\n", f"{backend}  celery:\n", 1)
     file.write_text(text)
     deployment = Deployment(file, redis_url=deployment_url(), directory=tmp_path)
     try:

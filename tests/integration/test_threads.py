@@ -245,5 +245,5 @@ def test_threads_expire_with_their_conversation(bench: Bench) -> None:
     backend = bench.another(ttl_s=1)
     registry = ThreadRegistry(backend, "c")
     registry.start_chain("console", "a")
-    bench.until(lambda: backend.expire(limit=5))
+    bench.until(lambda: backend.expire(limit=5).gone)
     assert registry.debug_dump() == {}

@@ -59,6 +59,15 @@ def test_the_broker_is_told_by_its_url(url: Any, expected: bool) -> None:
     assert is_rabbitmq(url) is expected
 
 
+def test_results_are_kept_as_long_as_their_conversations() -> None:
+    """A retention of a week would otherwise keep the registry's rows, and lose the result."""
+    section = {"name": "o", "backend": {"redis_ttl": 604_800}}
+    week = load_mapping({"organism": section, "listeners": []})
+    assert celery_settings(week, redis_url=REDIS_URL)["result_expires"] == 604_800
+    assert settings()["result_expires"] == 86_400
+    assert settings(result_expires=60)["result_expires"] == 60
+
+
 def test_registry_and_results_stay_on_redis() -> None:
     """The registry and the results stay on Redis, whatever the broker is."""
     on_redis, on_rabbitmq = settings(), settings(broker_url=AMQP_URL)

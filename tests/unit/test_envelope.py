@@ -18,8 +18,8 @@ from threadloom.routing.payloads.markup import (
     MAX_DEPTH,
     MAX_NAMESPACES,
     parse_canonical,
-    repair_xml,
 )
+from threadloom.routing.payloads.mending import repair_xml
 
 THREAD = "550e8400-e29b-41d4-a716-446655440000"
 LAUGHS = (
@@ -210,18 +210,23 @@ def test_size_is_checked_before_anything_is_parsed() -> None:
 @pytest.mark.parametrize(
     ("text", "root", "said"),
     [
-        ("<a><b>1</a>", "<a><b>1</b></a>", "mismatch"),
-        ("<a><b>1", "<a><b>1</b></a>", "Premature end"),
-        ("Sure:\n```xml\n<a>1</a>\n```\nDone.", "<a>1</a>", "text before the XML"),
-        ("<a>AT&T; & &x;<b/>&y;</a>", "<a>AT&amp;T; &amp; &amp;x;<b></b>&amp;y;</a>", "ampersands"),
+        ("<a><b>1</a>", "<a><b>1</b></a>", "<b> had no end"),
+        ("<a><b>1", "<a><b>1</b></a>", "<a> had no end"),
+        ("Sure:\n```xml\n<a>1</a>\n```\nDone.", "<a>1</a>", "text before the answer"),
+        (
+            "<a>AT&T; & &x;<b/>&y;</a>",
+            "<a>AT&amp;T; &amp; &amp;x;<b></b>&amp;y;</a>",
+            "ampersand that begins no entity",
+        ),
         (
             "<a k='&'><![CDATA[&&]]><!-- & -->&lt;&#65;",
             '<a k="&amp;">&amp;&amp;&lt;A</a>',
-            "end of",
+            "<a> had no end",
         ),
-        ("<a/><b/>", "<a></a>", "Extra content"),
-        ("<a>1</a>\nThat was it.", "<a>1</a>", "Extra content"),
-        ("<a>x\x01y</a>", "<a>xy</a>", "invalid Char"),
+        ("<a/><b/>", "<a></a>", "text after the answer"),
+        ("<a>1</a>\nThat was it.", "<a>1</a>", "text after the answer"),
+        ("<a>x < y <z & 3</a>", "<a>x &lt; y &lt;z &amp; 3</a>", 'a "<" that begins no tag'),
+        ("<a k=v l='w'>]]></a><b>", '<a k="v" l="w">]]&gt;</a>', "attributes got their quotes"),
     ],
 )
 def test_repair_says_what_it_did(text: str, root: str, said: str) -> None:
@@ -229,6 +234,48 @@ def test_repair_says_what_it_did(text: str, root: str, said: str) -> None:
     repaired = repair_xml(text)
     assert canonical(repaired.root).decode() == root
     assert any(said in repair for repair in repaired.repairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<p>Hello <Say>1</Say>, <https://x.y> <me@x.y>", "<Say>1</Say>"),
+        ("<think><Say>a draft</Say></think>\n<Say>final</Say>\n<br>Bye", "<Say>final</Say>"),
+        ("<reply><Say>a < b</Say></reply>", "<Say>a &lt; b</Say>"),
+        ("<reply><Say>whole</Say></reply>", "<Say>whole</Say>"),
+        ("Into a <Say> element: <Say>1</Say>", "<Say>1</Say>"),
+        ("<Say>1</Say> or <Say>1</Say>", "<Say>1</Say>"),
+        ("<Say>if (a<b && c>d)</Say>", "<Say>if (a&lt;b &amp;&amp; c&gt;d)</Say>"),
+        ("<Say><![CDATA[a</Say>", "<Say>&lt;![CDATA[a</Say>"),
+        ("<Say><?php 1 ?></Say>", "<Say>&lt;?php 1 ?&gt;</Say>"),
+        ("<Say><!-- a -- b -->1</Say>", "<Say>1</Say>"),
+        ("<other/>", "<other></other>"),
+    ],
+)
+def test_the_answer_is_found_and_says_what_it_said(text: str, answer: str) -> None:
+    """Prose and foreign elements around it are passed over, and nothing in it is lost."""
+    repaired = repair_xml(text, names={"Say"})
+    assert canonical(repaired.root).decode().replace("&amp;lt;", "&lt;") == answer
+    assert bool(repaired.repairs) == (text != "<other/>")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("<Say>1</Say> or <Say>2</Say>", "several different answers"),
+        ("<Say>1</b></Say>", "mismatch"),
+        ("<Say>x\x01y</Say>", "invalid Char"),
+        ("There is <b>none</b>", "Start tag expected"),
+        ("<Say><b>" * 50_000, "nested deeper"),
+        ("<Say>" + "<a>" * 50_000 + "</b>" * 50_000 + "</a>" * 50_000 + "&", "nested deeper"),
+        ("<Say><b>1</b></Say>" * 20_000 + "<Say/>", "several different answers"),
+        ("<!--" * 100_000 + "<![CDATA[" * 50_000, "comment"),
+    ],
+)
+def test_what_was_meant_is_not_guessed(text: str, fault: str) -> None:
+    """Two answers, an end without a start; and no text keeps the repair busy for long."""
+    with pytest.raises(InvalidEnvelopeError, match=fault):
+        repair_xml(text, names={"Say"})
 
 
 @pytest.mark.parametrize(

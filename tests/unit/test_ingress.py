@@ -124,14 +124,14 @@ def test_without_a_name_it_is_external() -> None:
     [
         ("parse", "<Add>", "Premature end"),
         ("parse", 5, "expected XML text or a mapping, got int 5"),
-        ("parse", [ADD], "got list"),
+        ("parse", [ADD], "a list, as the results of a group"),
         ("parse", None, "got None"),
         ("parse", {}, "a: missing"),
         ("parse", {"a": "1", "c": 1}, "there is no field str 'c'; a: expected int, got str '1'"),
         ("parse", {"type": "Sum", "payload": {}}, "'Sum' is not accepted here; accepted: Add"),
         ("parse", {"type": "Add", "payload": {"x": 1}}, "there is no field str 'x'"),
         ("parse", {"type": "Add", "payload": "<Add>"}, "Premature end"),
-        ("parse", {"type": "Add", "payload": None}, "there is no field str 'type'"),
+        ("parse", {"type": "Add", "payload": None}, "payload: expected the fields of Add"),
         ("c14n", "<Add xmlns:x='relative'><a>1</a></Add>", "no canonical form"),
         ("envelope XSD", f"<message xmlns='{NAMESPACE}'>{ADD}</message>", "meta"),
         ("payload XSD", "<Add><a>x</a></Add>", "'x' is not a valid value"),
@@ -182,12 +182,80 @@ def test_json_that_fits_none_or_several_must_name_its_type() -> None:
     assert "accepted: nothing" in refused("parse", {}, Gate("x", {}))
 
 
-def test_fields_called_type_and_payload_are_still_fields() -> None:
-    """A class may have exactly the fields that a result has."""
-    gate = Gate("form", accepts(Form))
-    assert from_outside({"type": "a", "payload": "b"}, gate, thread_id="t").message == Form(
-        "a", "b"
-    )
+@pytest.mark.parametrize("kind", ["a", "Form", "XML", "Add"])
+@pytest.mark.parametrize("text", ["b", "<Form><type>c</type><payload>d</payload></Form>", "<Add/>"])
+@pytest.mark.parametrize("classes", [(Form,), (Form, Add)])
+def test_fields_called_type_and_payload_are_still_fields(
+    kind: str, text: str, classes: tuple[type, ...]
+) -> None:
+    """A class may have exactly the fields that a result has; no value makes them anything else."""
+    gate = Gate("form", accepts(*classes))
+    values = {"type": kind, "payload": text}
+    assert from_outside(values, gate, thread_id="t").message == Form(kind, text)
+    result = {"type": "Form", "payload": values, "thread": "t1"}
+    assert from_outside(result, gate, thread_id="t").message == Form(kind, text)
+
+
+@payload
+@dataclass
+class Bill:
+    lines: list[Sum]
+    currency: str = "EUR"
+
+
+@payload
+@dataclass
+class Album:
+    pictures: list[XML] | None
+
+
+@payload
+@dataclass
+class Scores:
+    points: list[int]
+
+
+RESULT = {"type": "Sum", "payload": {"value": 5}, "thread": "t1"}
+REPAIRED = {**RESULT, "huh": "the parser's word"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([RESULT, REPAIRED, {"value": 6}], Bill([Sum(5), Sum(5), Sum(6)])),
+        ([], Bill([])),
+        (
+            [{"type": "p", "payload": "<p/>", "thread": "t1"}, "<q/>"],
+            Album([XML("<p/>"), XML("<q/>")]),
+        ),
+        ([1, 2], Scores([1, 2])),
+        ((1,), Scores([1])),
+    ],
+)
+def test_a_list_is_the_list_field_of_the_only_class_that_takes_one(
+    given: Any, message: object
+) -> None:
+    """As a chord's body a listener gets what its members answered, be they listeners or tasks."""
+    gate = Gate("body", accepts(Add, Say, type(message)))
+    assert from_outside(given, gate, thread_id="t").message == message
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "fault"),
+    [
+        ([1], (Add,), "a class with one list field"),
+        ([1], (Scores, Bill), "several are like that"),
+        ([{**RESULT, "type": "Say"}], (Bill,), "lines[0]: expected a Sum, got a result of type"),
+        ([RESULT], (Album,), "pictures[0]: a str 'Sum' is no XML text"),
+        ([RESULT, 5], (Bill,), "lines[1]: expected a mapping of its fields, got int 5"),
+        ([RESULT], (Scores,), "points[0]: expected int"),
+    ],
+)
+def test_a_list_that_nothing_takes_is_refused(
+    given: Any, classes: tuple[type, ...], fault: str
+) -> None:
+    """Nothing is guessed and nothing is left out."""
+    assert fault in refused("parse", given, Gate("body", accepts(*classes)))
 
 
 @pytest.mark.parametrize("repair", [False, True])
@@ -200,30 +268,42 @@ def test_repair_is_refused_unless_allowed(repair: bool) -> None:
     else:
         state = from_outside(damaged, gate, thread_id="t")
         assert state.message == Add(1, 2)
-        assert state.repairs[0] == "text before the XML was ignored"
-        assert "Premature end" in state.repairs[1]
+        assert state.repairs[0] == "text before the answer was passed over"
+        assert state.repairs[1] == "<Add> had no end and was closed"
     assert from_outside(ADD, gate, thread_id="t").repairs == ()
 
 
 def test_replies_of_undeclared_classes() -> None:
-    """`resolve` supplies the class; without it the message is the XML element, and nothing is
-    lost.
-    """
-    known = accepts(Sum)
-    asked: list[str] = []
-
-    def resolve(name: str) -> PayloadType | None:
-        asked.append(name)
-        return known.get(name)
-
-    gate = Gate("desk.add", accepts(Add), resolve=resolve)
+    """`sent` supplies the class; without one the message is XML, and nothing is lost."""
+    gate = Gate("desk.add", accepts(Add), sent=lambda: payload_type(Sum))
     assert from_registry(envelope(Sum(5)), gate).message == Sum(5)
-    stranger = etree.fromstring("<q xmlns='urn:q'><r>1</r></q>")
-    state = from_registry(envelope(stranger), gate)
-    assert (state.message, state.payload_type) == (XML(stranger), None)
+    for unknown in (Gate("desk.add", accepts(Add), sent=lambda: None), gate):
+        stranger = etree.fromstring("<q xmlns='urn:q'><r>1</r></q>")
+        state = from_registry(envelope(stranger), unknown)
+        assert (state.message, state.payload_type) == (XML(stranger), None)
     namesake = etree.fromstring("<Sum xmlns='urn:q'>of another namespace</Sum>")
     assert from_registry(envelope(namesake), gate).message == XML(namesake)
-    assert asked == ["Sum", "q", "Sum"]
+
+
+class Elsewhere:
+    @payload
+    @dataclass
+    class Sum:
+        value: int
+        note: str = "the sender's own"
+
+
+def test_a_reply_is_of_the_class_that_was_sent() -> None:
+    """Not of another class with the same root element, declared or not; a call is as declared."""
+    theirs, ours = payload_type(Elsewhere.Sum), payload_type(Sum)
+    for sent, declared, reply in ((theirs, ours, Elsewhere.Sum(5)), (ours, theirs, Sum(5))):
+        gate = Gate("desk.add", {"Sum": declared}, sent=lambda sent=sent: sent, as_sent=True)
+        assert from_registry(envelope(reply), gate).message == reply
+    lost = Gate("desk.add", {"Sum": ours}, sent=lambda: None, as_sent=True)
+    text = payload_type(Elsewhere.Sum).to_element(Elsewhere.Sum(5))
+    assert from_registry(envelope(Elsewhere.Sum(5)), lost).message == XML(text)
+    called = Gate("desk.add", {"Sum": ours}, sent=lambda: theirs)
+    assert from_registry(envelope(Sum(5)), called).message == Sum(5)
 
 
 def test_error_payloads_are_known_to_everybody() -> None:

@@ -459,6 +459,7 @@ def make(annotation: Any, **options: Any) -> type:
         (lambda: payload(int), "not a dataclass"),
         (lambda: payload(type("Sub", (Add,), {})), "not a dataclass"),
         (lambda: payload(lambda: 1), "not a dataclass"),  # type: ignore[arg-type]
+        (lambda: payload(dataclass(type("SystemError", (), {}))), "that of an error's element"),
         (lambda: Unmarked, "not marked with @payload"),
         (lambda: "Add", "not a class"),
         (lambda: make(Any), "field x: Any has no wire form"),

@@ -175,6 +175,15 @@ def test_what_may_not_be_called_is_answered_to_the_caller(
     assert (repr(target) if target else "names no listener") in transition.note
 
 
+def test_more_calls_than_the_limit_are_not_even_looked_at() -> None:
+    """Preparing twenty thousand takes half a minute, and none of them could be made."""
+    strange = [HandlerResponse(object(), to="bob")] * 20_000
+    transition = decide(at("ann"), *strange, max_deliveries=100)
+    assert (transition.deliveries, transition.threads) == ((), ())
+    assert transition.ending is not None
+    assert transition.ending.value["code"] == "limit"
+
+
 def test_unknown_and_forbidden_read_alike() -> None:
     """The two errors are equal byte for byte, except for ids."""
     unknown, forbidden = (decide(at("bob"), call(to)) for to in ("nobody", "a.b"))

@@ -36,6 +36,7 @@ from threadloom.routing import (
 )
 from threadloom.routing.actions import FanOut, Fault, Forward, JoinSettled, Supply
 from threadloom.routing.backends import MemoryBackend
+from threadloom.routing.errors import InvalidPayloadError
 from threadloom.routing.payloads.payload import payload_type
 from threadloom.routing.planner import plan
 from threadloom.routing.records import Branch, Delivery, Frame, StoredResult, Thread
@@ -244,6 +245,28 @@ def test_a_list_that_is_not_there_is_an_error_before_anything_runs() -> None:
     call = call_in("console", "system.buffer", stored=stored)
     start = BufferStart("paint", [StoredItems("made-up", 3).reference])
     assert "no such list" in error_of(buffer(start, call)).error
+
+
+@pytest.mark.parametrize("total", [0, 1, 2, 4, 900])
+def test_a_list_is_as_long_as_it_is_and_not_as_a_message_says(total: int) -> None:
+    """Whoever writes the reference by hand can neither leave items out nor make some up."""
+    _, stored = in_registry()
+    name = stored.put([PART] * 3).name
+    call = call_in("console", "system.buffer", stored=stored)
+    start = BufferStart("paint", [StoredItems(name, total).reference])
+    assert "no such list" in error_of(buffer(start, call)).error
+    assert isinstance(buffer(BufferStart("paint", [StoredItems(name, 3).reference]), call), FanOut)
+
+
+def test_a_list_without_an_end_is_not_stored_without_end() -> None:
+    """More than could ever be delivered, or an item that no message could hold."""
+    story, _ = in_registry()
+    bounded = StoredResults(story.backend, story.id, max_items=5, max_item_bytes=100)
+    assert bounded.put([PART] * 5).total == 5
+    with pytest.raises(InvalidPayloadError, match="item 5: there are more of them than max_deliv"):
+        bounded.put(itertools.repeat(PART))
+    with pytest.raises(InvalidPayloadError, match="more than max_payload_bytes 100"):
+        bounded.put([XML(f"<x>{'x' * 100}</x>")])
 
 
 def test_as_many_items_as_fit_are_not_refused() -> None:

@@ -28,7 +28,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from threadloom.config import RegistryUnavailableError
 from threadloom.routing.backends.memory import MemoryBackend
-from threadloom.routing.store import BEGIN_GRACE_MS, FORMAT, PUBLISH_GRACE_MS
+from threadloom.routing.store import BEGIN_GRACE_MS, FORMAT, MAX_AGE_S, PUBLISH_GRACE_MS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -154,6 +154,7 @@ class ManagerBackend:
         *,
         organism: str,
         ttl_s: int = 86_400,
+        max_age_s: int = MAX_AGE_S,
         publish_grace_ms: int = PUBLISH_GRACE_MS,
         begin_grace_ms: int = BEGIN_GRACE_MS,
         timeout_s: float = TIMEOUT_S,
@@ -163,6 +164,7 @@ class ManagerBackend:
         self._registry = {
             "organism": organism,
             "ttl_s": ttl_s,
+            "max_age_s": max_age_s,
             "publish_grace_ms": publish_grace_ms,
             "begin_grace_ms": begin_grace_ms,
         }

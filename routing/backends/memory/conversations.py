@@ -12,8 +12,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from threadloom.routing.backends.memory.conversation import ConversationState
 from threadloom.routing.backends.memory.stored import SharedLists, StoredDelivery, StoredJoin
 from threadloom.routing.gate import Refused
-from threadloom.routing.records import Opening
-from threadloom.routing.store import BEGIN_GRACE_MS, MARGIN_MS, PUBLISH_GRACE_MS
+from threadloom.routing.records import Ending, Opening, Publication
+from threadloom.routing.store import BEGIN_GRACE_MS, MARGIN_MS, MAX_AGE_S, PUBLISH_GRACE_MS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,12 +48,14 @@ class Conversations:
         *,
         organism: str,
         ttl_s: int = 86_400,
+        max_age_s: int = MAX_AGE_S,
         publish_grace_ms: int = PUBLISH_GRACE_MS,
         begin_grace_ms: int = BEGIN_GRACE_MS,
         clock: Callable[[], int] = _system_clock_ms,
     ) -> None:
         self.organism = organism
         self._ttl_ms = ttl_s * 1000
+        self._max_age_ms = max_age_s * 1000
         self._publish_grace_ms = publish_grace_ms
         self._begin_grace_ms = begin_grace_ms
         self._clock = clock
@@ -71,7 +73,7 @@ class Conversations:
     def _state(self, conversation_id: str) -> ConversationState | None:
         """A conversation that is still there, ready for an operation."""
         state = self._states.get(conversation_id)
-        if state is None or state.expires_ms + MARGIN_MS <= self._now:
+        if state is None or (not state.owes and state.over_ms + MARGIN_MS <= self._now):
             return None
         state.now, state.publish = self._now, []
         return state
@@ -112,8 +114,16 @@ class Conversations:
         for parent, name, child in opening.children:
             state.adopt(parent, name, child)
         state.create_delivery(opening.entry)
+        state.over_ms = self._now + self._max_age_ms
         state.touch(self._ttl_ms)
         return state
+
+    def _kill(self, state: ConversationState, ending: Ending) -> Publication | None:
+        if not state.finish(ending):
+            return None
+        state.drop_all_waits()
+        state.touch(self._ttl_ms)
+        return state.resume()
 
     def _forget(self, conversation_id: str) -> None:
         state = self._states.pop(conversation_id, None)

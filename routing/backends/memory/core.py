@@ -26,9 +26,11 @@ class ConversationCore:
         self.status = ConversationStatus.RUNNING
         self.value: Mapping[str, Any] | None = None
         self.in_flight = self.waiting = self.count = 0
-        self.created_ms = self.updated_ms = self.expires_ms = 0
-        #: until when a delivery is postponed, the last one
-        self.postponed_ms = 0
+        self.created_ms = self.updated_ms = 0
+        #: when its retention is over; while it owes an answer: when it has grown too old
+        self.over_ms = 0
+        #: whether it has grown too old
+        self.aged = False
         #: parked, due, handing or done
         self.release = ReleaseState.PARKED
         #: who is handing its ending over
@@ -71,11 +73,19 @@ class ConversationCore:
 
     def touch(self, ttl_ms: int) -> None:
         self.updated_ms = self.now
-        self.expires_ms = max(self.now, self.postponed_ms) + ttl_ms
+        if not self.owes:
+            self.over_ms = self.now + ttl_ms
 
     @property
     def is_final(self) -> bool:
         return self.status.is_final
+
+    @property
+    def owes(self) -> bool:
+        """Whether somebody still waits for something of it. Of a killed one nothing runs."""
+        under_way = self.in_flight > 0 and self.status is not ConversationStatus.KILLED
+        told = self.is_final and self.release == ReleaseState.DONE
+        return self.opening is not None and (not told or under_way)
 
     @property
     def entry(self) -> Delivery:

@@ -78,7 +78,6 @@ class Creating(Branches):
     def retry(self, stored: StoredDelivery, delay_ms: int, reason: str) -> None:
         stored.set(DeliveryState.POSTPONED, attempt=stored.attempt, reason=Abandonment.RETRY)
         self.set_due("d", stored.row.id, self.now + delay_ms)
-        self.postponed_ms = max(self.postponed_ms, self.now + delay_ms)
         self.note(LogEvent.RETRY, codec.dump((stored.row.id, reason)))
         self.free_lane(stored, 0)
 

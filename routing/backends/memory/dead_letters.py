@@ -56,5 +56,6 @@ class DeadLetters(Conversations):
         state, stored = self._stored(conversation_id, delivery_id)
         if not state or not stored or not state.replay(stored):
             return None
+        state.aged, state.over_ms = False, self._now + self._max_age_ms
         state.touch(self._ttl_ms)
         return state.publications()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory.conversation import ConversationState
 from threadloom.routing.backends.memory.conversations import Conversations, atomic
 from threadloom.routing.backends.memory.steps import apply, replan, unpublished
 from threadloom.routing.errors import UnknownConversationError
@@ -63,7 +64,7 @@ class Deliveries(Conversations):
     ) -> Beginning:
         self._clear(published)
         state = self._opened(opening.conversation_id) or self._create(opening)
-        return state.begin(opening.entry.id, owner=owner, lease_ms=lease_ms)
+        return self._begin(state, opening.entry.id, owner=owner, lease_ms=lease_ms)
 
     @atomic
     def begin(
@@ -79,7 +80,16 @@ class Deliveries(Conversations):
         state = self._opened(conversation_id)
         if state is None:
             return Skip(SkipReason.UNKNOWN)
-        return state.begin(delivery_id, owner=owner, lease_ms=lease_ms)
+        return self._begin(state, delivery_id, owner=owner, lease_ms=lease_ms)
+
+    def _begin(
+        self, state: ConversationState, delivery_id: str, *, owner: str, lease_ms: int
+    ) -> Beginning:
+        in_flight_before = state.in_flight
+        begun = state.begin(delivery_id, owner=owner, lease_ms=lease_ms)
+        if state.in_flight != in_flight_before:  # it was cancelled instead
+            state.touch(self._ttl_ms)
+        return begun
 
     @atomic
     def commit(
@@ -158,6 +168,7 @@ class Deliveries(Conversations):
         if state is not None and state.is_final:
             state.release, state.teller = ReleaseState.DONE, ""
             state.not_due("r", "")
+            state.touch(self._ttl_ms)
 
     @atomic
     def renew(self, leases: Sequence[tuple[str, str]], *, owner: str, lease_ms: int) -> None:
@@ -209,8 +220,4 @@ class Deliveries(Conversations):
     @atomic
     def kill(self, conversation_id: str, ending: Ending) -> Publication | None:
         state = self._opened(conversation_id)
-        if state is None or not state.finish(ending):
-            return None
-        state.drop_all_waits()
-        state.touch(self._ttl_ms)
-        return state.resume()
+        return self._kill(state, ending) if state is not None else None

@@ -6,14 +6,16 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from threadloom.routing.backends import codec
+from threadloom.routing.backends.memory.conversation import ConversationState
 from threadloom.routing.backends.memory.conversations import Conversations, atomic
 from threadloom.routing.backends.memory.steps import (
     reclaim_delivery,
     reclaim_release,
     reclaim_timer,
 )
-from threadloom.routing.records import Due, Publication
+from threadloom.routing.records import Due, Expired, Publication
 from threadloom.routing.states import ConversationStatus, DeliveryState
+from threadloom.routing.store import TOO_OLD
 
 
 class Recovery(Conversations):
@@ -86,11 +88,20 @@ class Recovery(Conversations):
                 self._shared.sent[member] = self._now
 
     @atomic
-    def expire(self, *, limit: int) -> int:
-        over = [name for name, state in self._states.items() if state.expires_ms <= self._now]
-        for conversation in over[:limit]:
-            self._forget(conversation)
-        return len(over[:limit])
+    def expire(self, *, limit: int) -> Expired:
+        late = (state for state in self._states.values() if state.over_ms <= self._now)
+        over = heapq.nsmallest(limit, late, key=lambda state: state.over_ms)
+        old = [state for state in over if state.owes and not state.aged]
+        gone = [state for state in over if not state.owes or state.aged]
+        ended = tuple(state.id for state in old if self._ended_for_its_age(state))
+        for state in gone:
+            self._forget(state.id)
+        return Expired(len(gone), ended, len(over) == limit)
+
+    def _ended_for_its_age(self, state: ConversationState) -> bool:
+        state.now, state.publish = self._now, []
+        state.aged, state.over_ms = True, self._now + self._max_age_ms
+        return self._kill(state, TOO_OLD) is not None
 
     @atomic
     def now_ms(self) -> int:

@@ -38,8 +38,7 @@ class RedisBackend(Deliveries, Recovery, DeadLetters, Joins, Threads, Reading):
         for shard in range(SHARDS):
             kept = self._shard_key(shard, "retention")
             while members := cast(list[bytes], self._redis.zrange(kept, 0, 499)):
-                for member in members:
-                    self._run("forget", member.decode().partition(":")[2], member, 1)
+                self._line.run(*(self._forget(member, in_any_case=True) for member in members))
             self._redis.unlink(*(self._shard_key(shard, part) for part in ("due", "dead", "sent")))
         self._redis.unlink(self._workers_key, self._refused_key, self._shard_key(0, "format"))
 

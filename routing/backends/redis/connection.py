@@ -24,7 +24,7 @@ from threadloom.config import RegistryUnavailableError
 from threadloom.routing.backends.redis.layout import OWN_KEYS, SHARDS, Keys
 from threadloom.routing.backends.redis.script_line import Call, ScriptLine
 from threadloom.routing.backends.redis.scripts import load_scripts
-from threadloom.routing.store import BEGIN_GRACE_MS, PUBLISH_GRACE_MS, Published
+from threadloom.routing.store import BEGIN_GRACE_MS, MAX_AGE_S, PUBLISH_GRACE_MS, Published
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,12 +73,14 @@ class RegistryConnection:
         organism: str,
         prefix: str = "tl:",
         ttl_s: int = 86_400,
+        max_age_s: int = MAX_AGE_S,
         publish_grace_ms: int = PUBLISH_GRACE_MS,
         begin_grace_ms: int = BEGIN_GRACE_MS,
     ) -> None:
         self._redis = client
         self._prefix = f"{prefix}{organism}:"
         self._ttl_ms = ttl_s * 1000
+        self._max_age_ms = max_age_s * 1000
         self._publish_grace_ms = publish_grace_ms
         self._begin_grace_ms = begin_grace_ms
         #: by shard: what the keys of a conversation begin with, and those that they share

@@ -67,7 +67,7 @@ class DeadLetters(RegistryConnection):
 
     @at_the_edge
     def replay(self, conversation_id: str, delivery_id: str) -> Publication | None:
-        rows = self._run("replay", conversation_id, delivery_id)
+        rows = self._run("replay", conversation_id, delivery_id, self._max_age_ms)
         return next(iter(publications(conversation_id, rows)), None)
 
 

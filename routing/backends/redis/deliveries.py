@@ -86,7 +86,7 @@ class Deliveries(RegistryConnection):
         parts = Keys(*own, *shared)
         prefixes = (parts.conversation, parts.deliveries, parts.threads, parts.log)
         keys = [parts.created, parts.retention, parts.sent]
-        args: list[str | bytes | int] = [self._ttl_ms]
+        args: list[str | bytes | int] = [self._ttl_ms, self._max_age_ms]
         for opening in openings:
             keys += [prefix + opening.conversation_id for prefix in prefixes]
             args += _opening_fields(opening)
@@ -116,6 +116,7 @@ class Deliveries(RegistryConnection):
                 "threads": [(t.id, codec.thread_row(t)) for t in (opening.root, opening.thread)],
                 "children": opening.children,
                 "ttl_ms": self._ttl_ms,
+                "max_age_ms": self._max_age_ms,
                 "mode": mode,
                 "owner": owner,
                 "lease_ms": lease_ms,

@@ -46,8 +46,9 @@ class Keys(NamedTuple):
     due: str
     #: sorted set of the shard, all scores 0: `<created ms>:<conversation>`
     created: str
-    #: sorted set of the shard, by the ms at which retention is over: the members of `created`, and
-    #: `:<conversation>` for threads of a conversation that was never opened
+    #: sorted set of the shard, by the ms at which retention is over, or at which what owes an
+    #: answer has grown too old: the members of `created`, and `:<conversation>` for threads of a
+    #: conversation that was never opened
     retention: str
     #: sorted set of the shard, all scores 0: `<failed ms>:x|<n>|<conversation>|<id>`
     dead: str
@@ -58,6 +59,8 @@ class Keys(NamedTuple):
 
 #: the first so many keys are the conversation's own and expire with it
 OWN_KEYS = 6
+#: a conversation with more deliveries is forgotten in pieces; its keys do not expire by themselves
+LARGE = 1_000
 
 
 class Field(StrEnum):
@@ -117,8 +120,8 @@ class ConversationField(StrEnum):
     TTL = "ttl"  #: ms
     CREATED = "created"  #: ms
     UPDATED = "updated"  #: ms
-    TOUCHED = "touched"  #: the ms at which its retention was last moved on
-    POSTPONED = "postponed"  #: the ms until which a delivery is postponed, the last one
+    TOUCHED = "touched"  #: the ms at which its retention was last moved on; absent while it owes
+    AGED = "aged"  #: set once it has grown too old
     CANVAS = "canvas"  #: Celery options under which the injector waits
     RELEASE = "release"  #: a `ReleaseState`
     TELLER = "teller"  #: who is handing its ending over
@@ -162,6 +165,8 @@ def lua_constants() -> dict[str, str]:
         names |= {f"{prefix}_{member.name}": _quoted(member) for member in enum}
     limits = {
         "OWN_KEYS": OWN_KEYS,
+        "SHARED_KEYS": len(Keys._fields) - OWN_KEYS,
+        "LARGE": LARGE,
         "RETENTION_MARGIN_MS": MARGIN_MS,
         "MOST_DEAD_LETTERS": DEAD_LETTERS,
         "MOST_REFUSED": REFUSED,

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from threadloom.routing.backends import codec
 from threadloom.routing.backends.redis import replies
 from threadloom.routing.backends.redis.commits import publications, resumption
-from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge
+from threadloom.routing.backends.redis.connection import RegistryConnection, at_the_edge, shard_of
 from threadloom.routing.backends.redis.layout import SHARDS, Field
 from threadloom.routing.backends.redis.script_line import Call
-from threadloom.routing.records import Due, Publication
+from threadloom.routing.records import Due, Expired, Publication
+from threadloom.routing.store import TOO_OLD
+
+#: what forget.lua answers: the conversation is gone, or a piece of it, or it was ended
+_GONE, _MORE_OF_IT, _ENDED = 1, 2, 3
 
 #: the policy of a Redis that refuses writes when it is full
 _KEEPS_ALL = "noeviction"
@@ -24,13 +28,17 @@ class Recovery(RegistryConnection):
         return self._late("due", self._now_ms(), limit)
 
     def _late(self, part: str, until_ms: int, limit: int) -> list[Due]:
+        """What is late in a list of all shards, the oldest first."""
+        return [codec.due_from(member) for member in self._first(part, until_ms, limit)]
+
+    def _first(self, part: str, until_ms: int, limit: int) -> list[bytes]:
         """What stands in a list of all shards up to a time, the oldest first."""
         pipe = self._redis.pipeline(transaction=False)
         for shard in range(SHARDS):
             key = self._shard_key(shard, part)
             pipe.zrangebyscore(key, "-inf", until_ms, start=0, num=limit, withscores=True)
         late = sorted((at, member) for found in pipe.execute() for member, at in found)
-        return [codec.due_from(member) for _, member in late[:limit]]
+        return [member for _, member in late[:limit]]
 
     @at_the_edge
     def reclaim(
@@ -69,14 +77,26 @@ class Recovery(RegistryConnection):
         )
 
     @at_the_edge
-    def expire(self, *, limit: int) -> int:
-        now = self._now_ms()
-        pipe = self._redis.pipeline(transaction=False)
-        for shard in range(SHARDS):
-            kept = self._shard_key(shard, "retention")
-            pipe.zrangebyscore(kept, "-inf", now, start=0, num=limit)
-        members = [m.decode() for found in pipe.execute() for m in found][:limit]
-        return sum(self._run("forget", m.partition(":")[2], m, 0) for m in members)
+    def expire(self, *, limit: int) -> Expired:
+        over = self._first("retention", self._now_ms(), limit)
+        answers = self._line.run(*map(self._forget, over)) if over else []
+        ended = tuple(
+            _conversation_of(member)
+            for member, answer in zip(over, answers, strict=True)
+            if answer == _ENDED
+        )
+        return Expired(answers.count(_GONE), ended, _MORE_OF_IT in answers or len(over) == limit)
+
+    def _forget(self, member: bytes, *, in_any_case: bool = False) -> Call:
+        """Remove the conversation of this name in the shard's lists, or a piece of it."""
+        conversation = _conversation_of(member)
+        keys = self._keys(conversation)
+        gone = f"{self._shard_key(shard_of(conversation), 'gone')}:{member.decode()}"
+        args = (
+            conversation, self._publish_grace_ms, member, int(in_any_case), self._max_age_ms,
+            TOO_OLD.status, codec.dump(TOO_OLD.value),
+        )  # fmt: skip
+        return Call("forget", [*keys, f"{gone}:deliveries", f"{gone}:joins"], args)
 
     @at_the_edge
     def now_ms(self) -> int:
@@ -99,3 +119,8 @@ class Recovery(RegistryConnection):
     @property
     def _workers_key(self) -> str:
         return self._shard_key(0, "workers")
+
+
+def _conversation_of(member: bytes) -> str:
+    """The conversation that a member of `created` or `retention` names."""
+    return member.decode().partition(":")[2]

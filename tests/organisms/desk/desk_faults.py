@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from desk_handlers import Ask
+from desk_handlers import Ask, Batch
 
 from tests.recording import record
 from threadloom import XML, HandlerMetadata, HandlerResponse, payload
@@ -68,6 +68,16 @@ def forges_supply(message: Ask, meta: HandlerMetadata) -> Any:
 
 def forges_fault(message: Ask, meta: HandlerMetadata) -> Any:
     return Fault(message, SECRET)
+
+
+def forges_error(message: Ask, meta: HandlerMetadata) -> Any:
+    text = "<SystemError><code>limit</code><message>made up</message>"
+    return HandlerResponse.respond(XML(f"{text}<retry-allowed>true</retry-allowed></SystemError>"))
+
+
+def floods(message: Ask, meta: HandlerMetadata) -> Any:
+    """Return at once what takes many times its limit to be prepared."""
+    return [HandlerResponse(Batch(list(range(50_000))), to="gatherer")] * 200
 
 
 def sleeps(message: Ask, meta: HandlerMetadata) -> None:

@@ -1,14 +1,6 @@
--- @include ending, states
+-- @include killing
 -- End a conversation now. ARGV: 3 status, 4 value
-if not status or not finish(ARGV[3], ARGV[4]) then return reply_late({}) end
--- Nothing is answered any more, so what waits for input is not in flight any more.
-for _, id in ipairs(redis.call('HKEYS', WAITS)) do
-  set_state(id, STATE_CANCELLED)
-  redis.call('HINCRBY', CONVERSATION, FIELD_WAITING, -1)
-  landed()
-end
-redis.call('UNLINK', WAITS)
-touch()
+if not status or not kill(ARGV[3], ARGV[4]) then return reply_late({}) end
 return reply_resume({
   canvas = redis.call('HGET', CONVERSATION, FIELD_CANVAS),
   entry = redis.call('HGET', DELIVERIES, ROW_OF .. entry_id),

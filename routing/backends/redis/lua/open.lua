@@ -1,8 +1,8 @@
 -- @include beginning, creating, threads
 -- Create a conversation, once, and do as told with its first delivery: `keep` it in the outbox, take
 -- it for sent (`send`), or `begin` it.
--- ARGV: 3 header (JSON: from, entry, threads, children, ttl_ms, mode, owner, lease_ms), 4 canvas,
---   5 the first delivery's row, 6 its envelope
+-- ARGV: 3 header (JSON: from, entry, threads, children, ttl_ms,
+--   max_age_ms, mode, owner, lease_ms), 4 canvas, 5 the first delivery's row, 6 its envelope
 local h = cjson.decode(ARGV[3])
 local canvas, raw, envelope = ARGV[4], ARGV[5], ARGV[6]
 if status then
@@ -18,7 +18,8 @@ redis.call('HSET', CONVERSATION, FIELD_ENTRY, h.entry, FIELD_FROM, h.from,
   FIELD_MEMBER, name_in_lists, FIELD_STATUS, status, FIELD_VALUE, 'null', FIELD_WAITING, 0,
   FIELD_TTL, h.ttl_ms, FIELD_CREATED, now_ms, FIELD_CANVAS, canvas, FIELD_RELEASE, RELEASE_PARKED)
 redis.call('ZADD', CREATED, 0, name_in_lists)
-redis.call('ZREM', RETENTION, ':' .. conversation_id)
+redis.call('ZADD', RETENTION, now_ms + h.max_age_ms, name_in_lists)
+if redis.call('ZREM', RETENTION, ':' .. conversation_id) == 1 then redis.call('PERSIST', THREADS) end
 for _, thread in ipairs(h.threads) do
   redis.call('HSET', THREADS, THREAD_OF .. thread[1], thread[2])
 end

@@ -1,7 +1,9 @@
 -- @include conversation, members
 -- Whoever injected the conversation has been told how it ended.
 if not is_final() then return 0 end
-redis.call('HSET', CONVERSATION, FIELD_RELEASE, RELEASE_DONE)
+release = RELEASE_DONE
+redis.call('HSET', CONVERSATION, FIELD_RELEASE, release)
 redis.call('HDEL', CONVERSATION, FIELD_TELLER)
 redis.call('ZREM', DUE, member(KIND_RELEASE, ''))
+touch()
 return 1

@@ -6,11 +6,7 @@ if not status or state ~= STATE_LEASED or attempt ~= attempt_asking then return 
 set_state(id, STATE_POSTPONED, attempt, '', ABANDONED_RETRY)
 local again_ms = now_ms + tonumber(ARGV[5])
 redis.call('ZADD', DUE, again_ms, member(KIND_DELIVERY, id))
-if again_ms > postponed_ms then
-  postponed_ms = again_ms
-  redis.call('HSET', CONVERSATION, FIELD_POSTPONED, again_ms)
-end
 note(EVENT_RETRY, cjson.encode({id, reason}))
 free_lane(row_of(id), 0)  -- the others need not wait for it
-touch(true)
+touch()
 return reply_ready({rows = outbox()})

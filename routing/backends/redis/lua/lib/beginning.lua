@@ -57,10 +57,11 @@ local function begin(id, owner, lease_ms)
   local row = read_row(raw)
   local state, attempt, holder, reason = read_state(kept[2])
   local is_own = state == STATE_LEASED and holder == owner  -- a repetition: the answer was lost
+  local in_flight_before = in_flight
   local refused, thread = refusal(id, row, state, attempt, is_own, owner, lease_ms)
   if refused then
     outbox()  -- of a lane that it made free; the sweep publishes it
-    save()
+    if in_flight ~= in_flight_before then touch() end
     return refused
   end
   if is_own then
