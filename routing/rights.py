@@ -13,9 +13,6 @@ from __future__ import annotations
 from threadloom.routing.organism import Organism
 from threadloom.routing.records import Frame
 
-#: what the reason of a refused call says before the listener whose list lacks the target
-REFUSED = "it is not in the peers of"
-
 
 def refusal(target: str, frame: Frame, organism: Organism) -> str:
     """Why the run of `frame` may not send to `target`, or an empty string if it may.
@@ -36,5 +33,5 @@ def refusal(target: str, frame: Frame, organism: Organism) -> str:
             continue
         if initiator.peers is None or target in initiator.peers or target == name:
             return ""
-        return f"{name} may not call {target!r}: {REFUSED} {name!r}"
+        return f"{name} may not call {target!r}: it is not in the peers of {name!r}"
     return ""

@@ -47,7 +47,6 @@ from threadloom.routing.records import (
     Transition,
     Turn,
 )
-from threadloom.routing.rights import REFUSED
 from threadloom.routing.states import Abandonment, SkipReason
 from threadloom.tasks.handlers import (
     HandlerTimeout,
@@ -345,9 +344,13 @@ class Deliverer:
             )
 
 
+#: how `routing.rights` says that a peer is missing in somebody's list
+_REFUSED = "it is not in the peers of"
+
+
 def tell_operators(transition: Transition, frame: Frame) -> None:
     """Write the one line that a dead letter of any cause has in the log, and a refused call has."""
-    if not transition.dead_letter and REFUSED not in transition.note:
+    if not transition.dead_letter and _REFUSED not in transition.note:
         return
     cause = "delivery.dead_letter" if transition.dead_letter else "call.refused"
     logger.error(
