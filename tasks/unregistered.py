@@ -7,7 +7,10 @@ them when a task fails in a worker. Here they are told the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
@@ -28,11 +31,26 @@ class TellCanvas(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self._queues = runtime_of(consumer.app).organism.queues
+        self._untold: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._teller: threading.Thread | None = None
         task_unknown.connect(self._tell, sender=consumer)  # a weak reference: the step is kept
 
     def _tell(self, sender: Any, message: Any, name: str, **_signal: Any) -> None:
-        """Called by Celery after it has rejected the message and stored its failure."""
-        unfailing(self._fail_canvas)(sender.app, message, name)
+        """Called by Celery after it has rejected the message and stored its failure.
+
+        The canvas is told in a thread of its own: Celery calls a `link_error` that takes the
+        exception where it is told, and the worker's main process must wait for nobody's code.
+        """
+        self._untold.put(partial(unfailing(self._fail_canvas), sender.app, message, name))
+        if self._teller is None:
+            self._teller = threading.Thread(
+                target=self._tell_all, name="threadloom-unregistered", daemon=True
+            )
+            self._teller.start()
+
+    def _tell_all(self) -> None:
+        while True:
+            self._untold.get()()
 
     def _fail_canvas(self, app: Any, message: Any, name: str) -> None:
         if (message.delivery_info or {}).get("routing_key") not in self._queues:
