@@ -14,7 +14,6 @@ from unittest import mock
 
 import pytest
 
-from tests.chaos.killer import QUEUE
 from tests.chaos.nursery import Nursery
 from tests.chaos.site import Site
 from tests.chaos.verdict import story
@@ -68,7 +67,7 @@ def test_an_outage_beyond_every_limit_is_told_to_nobody(wires: Wires, told: Told
     with out_of_reach(wires.registry, "away"):
         early.leave()
         wires.site.app.send_task(
-            "increment", [{"value": 1}], task_id=unbegun, queue=QUEUE, time_limit=LIMIT_S
+            "increment", [{"value": 1}], task_id=unbegun, queue=wires.site.queue, time_limit=LIMIT_S
         )
         time.sleep(AWAY_S)  # the outage itself: it lasts as long as it lasts
         assert told.states(unbegun) == told.states(early.conversation) == []
@@ -114,7 +113,7 @@ def admitted_with_nonsense(wires: Wires) -> Patient:
     conversation = str(uuid.uuid4())
     with mock.patch.object(Publisher, "send", return_value=True):  # as if the broker lost it
         tasks.inject_many(wires.site.app, "patient", [{"gate": conversation}], ids=[conversation])
-    wires.site.app.send_task("patient", [], {TOGETHER: [conversation, 7]}, queue=QUEUE)
+    wires.site.app.send_task("patient", [], {TOGETHER: [conversation, 7]}, queue=wires.site.queue)
     return Patient(wires.site, conversation)
 
 
